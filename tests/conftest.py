@@ -1,0 +1,25 @@
+"""Strict arithmetic and checked shapes for every test."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+hook = install_import_hook("ntklab", "beartype.beartype")
+hook.install()
+
+
+@pytest.fixture(autouse=True)
+def strict_arithmetic():
+    """No silent promotion of dtypes or ranks inside ntklab."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
+def key():
+    """One PRNG key for tests that do not care which."""
+    return jax.random.key(0)

@@ -8,8 +8,8 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-hook = install_import_hook("ntklab", "beartype.beartype")
-hook.install()
+# Before anything of ntklab is imported: every annotated shape is checked from here on.
+install_import_hook("ntklab", "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

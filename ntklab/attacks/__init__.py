@@ -1,0 +1,21 @@
+"""Attacks: functions of a logits function, so that every predictor is attacked by the same code.
+
+`attack = pgd(eps=8/255)` makes an attack; `result = attack(logits_fn, x, y, key)` runs it on a
+batch and returns an `AttackResult`. `logits_fn` is a network, a kernel machine or any other
+callable from `(b, ...)` to `(b, k)`, or to `(b,)` for a binary machine. eps is in the units of
+`bounds`: normalisation belongs to the model.
+"""
+
+from ntklab.attacks import linearised as linearised
+from ntklab.attacks import losses as losses
+from ntklab.attacks import projections as projections
+from ntklab.attacks import training_free as training_free
+from ntklab.attacks._problem import Attack as Attack
+from ntklab.attacks._problem import AttackResult as AttackResult
+from ntklab.attacks.gradient import GradientAttack as GradientAttack
+from ntklab.attacks.gradient import fgsm as fgsm
+from ntklab.attacks.gradient import pgd as pgd
+from ntklab.attacks.losses import correct as correct
+from ntklab.attacks.losses import cross_entropy as cross_entropy
+from ntklab.attacks.losses import margin as margin
+from ntklab.attacks.training_free import TrainingFreeAttack as TrainingFreeAttack

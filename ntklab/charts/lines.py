@@ -1,0 +1,167 @@
+"""Line plots of one or more series, told apart by colour, dash and shape together."""
+
+import json
+
+import numpy as np
+
+from ntklab.charts.theme import DASHES, PALETTE, SHAPES, altair
+
+# The dash follows the place of a series in the list, not its name: Vega-Lite would join the legends
+# of equal domains, and the legend shows colour and shape.
+_DASH = "dash"
+_SCALES = ("linear", "log", "symlog", "sqrt")
+
+
+def lines(
+    frame,
+    *,
+    x: str,
+    y: str,
+    series: str | None = None,
+    x_scale: str = "linear",
+    y_scale: str = "linear",
+    x_title: str | None = None,
+    y_title: str | None = None,
+    y_domain: tuple | None = None,
+    low: str | None = None,
+    high: str | None = None,
+    height: int = 280,
+):
+    """A line plot, one line a series, with a band where `low` and `high` name its edges.
+
+    Args:
+      frame: a pandas table in long form, one row a point.
+      x: column of the horizontal axis.
+      y: column of the vertical axis.
+      series: column that names the lines, at most six of them, in order of appearance.
+      x_scale: "linear", "log", "symlog" or "sqrt".
+      y_scale: likewise.
+      x_title: words under the axis; the column's name where None.
+      y_title: likewise.
+      y_domain: ends of the vertical axis, where they are known (accuracy: 0 and 1).
+      low: column of a band's lower edge, for seeds.
+      high: column of its upper edge.
+      height: px.
+
+    Returns:
+      An Altair chart, to be given to `show` with a description.
+
+    Raises:
+      ValueError: a missing column, NaN, more than six series, or values that a logarithmic axis
+        cannot show.
+
+    Cost: time and memory proportional to the rows.
+    """
+    alt = altair()
+    if (low is None) != (high is None):
+        raise ValueError("A band needs both edges: low= and high=.")
+    columns = [c for c in (x, y, low, high) if c is not None]
+    _check_columns(frame, [*columns, *([series] if series else [])])
+    _check_values(frame, {x: x_scale, **dict.fromkeys(columns[1:], y_scale)})
+    y_axis = alt.Scale(type=y_scale, **({"domain": list(y_domain)} if y_domain else {}))
+    place = {
+        "x": alt.X(f"{x}:Q", title=x_title or x, scale=alt.Scale(type=x_scale)),
+        "y": alt.Y(f"{y}:Q", title=y_title or y, scale=y_axis),
+    }
+    names = []
+    if series:
+        frame = frame.assign(**{series: frame[series].astype(str)})
+        names = list(dict.fromkeys(frame[series]))
+    look = _look(series, names)
+    base = alt.Chart(frame)
+    if series:
+        place_in_order = f"indexof({json.dumps(names)}, datum[{json.dumps(series)}])"
+        base = base.transform_calculate(**{_DASH: place_in_order})
+    chart = base.mark_line().encode(**place, **look("color", "strokeDash"))
+    chart += base.mark_point(size=55, filled=True, opacity=1).encode(
+        **place, **look("color", "shape"), tooltip=[c for c in (series, x, y) if c]
+    )
+    if low is not None:
+        edges = {"x": place["x"], "y": alt.Y(f"{low}:Q", title=y_title or y, scale=y_axis)}
+        band = base.mark_area(opacity=0.2).encode(**edges, y2=f"{high}:Q", **look("color"))
+        chart = band + chart
+    return chart.properties(height=height)
+
+
+def accuracy_curves(budgets, curves: dict, *, x_title: str = "budget", y_title: str = "accuracy"):
+    """Accuracy against the budget of an attack, one line a predictor or attack.
+
+    Args:
+      budgets: (e,) budgets, in the units of the pixels.
+      curves: name -> (e,) accuracies, or (seeds, e): the line is their mean and the band spans
+        the smallest and the largest.
+      x_title: words under the horizontal axis.
+      y_title: words beside the vertical axis.
+
+    Returns:
+      An Altair chart, to be given to `show` with a description.
+
+    Raises:
+      ValueError: a curve of another length than `budgets`, or a value outside [0, 1].
+    """
+    import pandas as pd
+
+    budgets, rows = np.asarray(budgets, dtype=np.float64), []
+    for name, values in curves.items():
+        seeds = np.atleast_2d(np.asarray(values, dtype=np.float64))
+        if budgets.ndim != 1 or seeds.ndim != 2 or seeds.shape[1] != len(budgets):
+            raise ValueError(f"{name} has shape {np.shape(values)} for {budgets.shape} budgets.")
+        if not ((seeds >= 0) & (seeds <= 1)).all():
+            raise ValueError(f"{name} has values outside [0, 1], which no accuracy has.")
+        table = zip(budgets, seeds.mean(0), seeds.min(0), seeds.max(0), strict=True)
+        rows += [dict(zip(_CURVE, (name, *row), strict=True)) for row in table]
+    several = any(np.ndim(values) == 2 and len(values) > 1 for values in curves.values())
+    band = {"low": "low", "high": "high"} if several else {}
+    return lines(
+        pd.DataFrame(rows, columns=_CURVE), x="budget", y="accuracy", series="series",
+        x_title=x_title, y_title=y_title, y_domain=(0, 1), **band,
+    )  # fmt: skip
+
+
+_CURVE = ["series", "budget", "accuracy", "low", "high"]
+
+
+def _look(series: str | None, names: list[str]):
+    """Encodings that show a series: the same names in the same order for each channel."""
+    alt = altair()
+    if len(names) > len(PALETTE):
+        raise ValueError(
+            f"{len(names)} lines cannot be told apart; show at most {len(PALETTE)} in one chart."
+        )
+    ranges = {"color": PALETTE, "strokeDash": [list(d) for d in DASHES], "shape": SHAPES}
+    makers = {"color": alt.Color, "strokeDash": alt.StrokeDash, "shape": alt.Shape}
+    columns = 1 if max(map(len, names), default=0) > 16 else 2
+    legend = alt.Legend(orient="top", title=None, columns=columns, symbolOpacity=1)
+
+    def encoding(channel: str):
+        dashed = channel == "strokeDash"
+        domain = list(range(len(names))) if dashed else names
+        scale = alt.Scale(domain=domain, range=list(ranges[channel][: len(names)]))
+        field = f"{_DASH if dashed else series}:N"
+        return makers[channel](field, scale=scale, legend=None if dashed else legend)
+
+    def look(*channels: str) -> dict:
+        if not names:
+            return {"color": alt.value(PALETTE[0])} if "color" in channels else {}
+        return {c: encoding(c) for c in channels}
+
+    return look
+
+
+def _check_columns(frame, columns: list[str]) -> None:
+    missing = [c for c in columns if c not in getattr(frame, "columns", ())]
+    if missing:
+        raise ValueError(f"The table has no column {', '.join(missing)}.")
+    if not len(frame):
+        raise ValueError("The table has no rows.")
+
+
+def _check_values(frame, scales: dict[str, str]) -> None:
+    for column, scale in scales.items():
+        if scale not in _SCALES:
+            raise ValueError(f"A scale is one of {', '.join(_SCALES)}, not {scale!r}.")
+        values = np.asarray(frame[column], dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError(f"The column {column} holds NaN or infinities: errors, not points.")
+        if scale == "log" and (values <= 0).any():
+            raise ValueError(f"A logarithmic axis cannot show {column}: it has values <= 0.")

@@ -43,7 +43,7 @@ lock: ## resolve requirements.txt anew (needs uv)
 	  pyproject.toml -o requirements.txt
 
 colab: $(COLAB_STAMP) ## run the notebooks as Colab would, with its versions (needs Python 3.13)
-	@$(COLAB)/bin/python tests/colab/check.py
+	@PYTHONPATH=book/_tools $(COLAB)/bin/python tests/colab/check.py
 
 clean: ## remove what was built; keep the environment
 	rm -rf _build .pytest_cache .ruff_cache dist

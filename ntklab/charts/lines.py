@@ -33,7 +33,7 @@ def lines(
       frame: a pandas table in long form, one row a point.
       x: column of the horizontal axis.
       y: column of the vertical axis.
-      series: column that names the lines, at most six of them, in order of appearance.
+      series: column that names the lines, at most eight of them, in order of appearance.
       x_scale: "linear", "log", "symlog" or "sqrt".
       y_scale: likewise.
       x_title: words under the axis; the column's name where None.
@@ -47,7 +47,7 @@ def lines(
       An Altair chart, to be given to `show` with a description.
 
     Raises:
-      ValueError: a missing column, NaN, more than six series, or values that a logarithmic axis
+      ValueError: a missing column, NaN, more than eight series, or values that a logarithmic axis
         cannot show.
 
     Cost: time and memory proportional to the rows.
@@ -60,8 +60,13 @@ def lines(
     _check_values(frame, {x: x_scale, **dict.fromkeys(columns[1:], y_scale)})
     y_axis = alt.Scale(type=y_scale, **({"domain": list(y_domain)} if y_domain else {}))
     place = {
-        "x": alt.X(f"{x}:Q", title=x_title or x, scale=alt.Scale(type=x_scale)),
-        "y": alt.Y(f"{y}:Q", title=y_title or y, scale=y_axis),
+        "x": alt.X(
+            f"{x}:Q",
+            title=x_title or x,
+            scale=alt.Scale(type=x_scale),
+            axis=_axis(frame[x], x_scale),
+        ),
+        "y": alt.Y(f"{y}:Q", title=y_title or y, scale=y_axis, axis=_axis(frame[y], y_scale)),
     }
     names = []
     if series:
@@ -146,6 +151,21 @@ def _look(series: str | None, names: list[str]):
         return {c: encoding(c) for c in channels}
 
     return look
+
+
+def _axis(values, scale: str):
+    """Ticks at powers of ten on a logarithmic axis, at most six of them; Vega's own elsewhere."""
+    alt = altair()
+    if scale != "log":
+        return alt.Axis()
+    low, high = (np.log10(float(edge)) for edge in (min(values), max(values)))
+    powers = np.arange(np.floor(low), np.ceil(high) + 1)
+    if len(powers) < 3:
+        return alt.Axis(format="~g", labelOverlap="greedy")
+    kept = powers[:: -(-len(powers) // 6)]
+    small = powers[0] >= -3 and powers[-1] <= 4
+    ticks = [float(f"1e{int(k)}") for k in kept]
+    return alt.Axis(values=ticks, format="~g" if small else ".0e")
 
 
 def _check_columns(frame, columns: list[str]) -> None:

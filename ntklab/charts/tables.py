@@ -6,6 +6,7 @@ from ntklab.charts.images import Html
 
 #: A sign beside each verdict, so that it needs no colour.
 SIGNS = {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "not run": "–"}
+_CELL = "text-align:left;vertical-align:top;min-width:9em"
 _HEADS = ("Claim", "The paper says", "We would accept", "We measured", "Verdict")
 
 
@@ -53,7 +54,8 @@ def _row(row: dict) -> str:
         f"<td>{_text(t)}</td>" for t in (said, row["criterion"], row["measured"] or "–")
     )
     return (
-        f'<tr><th scope="row">{claim}</th>{cells}'
+        f'<tr style="{_CELL}">'
+        f'<th scope="row" style="{_CELL};font-weight:normal">{claim}</th>{cells}'
         f'<td><span aria-hidden="true">{sign}</span> {_text(verdict + size)}</td></tr>'
     )
 

@@ -6,10 +6,19 @@ import os
 
 #: Colours that keep a contrast of 3 and more on white and on #121212, and that stay apart from
 #: each other for readers who see red, green or blue weakly.
-PALETTE = ("#2993b9", "#d17d03", "#6858d1", "#c41929", "#90946c", "#9500ff")
+PALETTE = ("#2993b9", "#d17d03", "#6858d1", "#c41929", "#90946c", "#9500ff", "#8d5369", "#f906ab")
 #: One dash pattern and one shape beside every colour: colour alone never tells series apart.
-DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4, 4), (12, 4))
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4, 4), (12, 4), (1, 3), (10, 2, 2, 2, 2, 2))
+SHAPES = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "cross",
+    "triangle-down",
+    "triangle-left",
+    "triangle-right",
+)
 
 MAX_ROWS = 2000
 MIN_DESCRIPTION = 60

@@ -45,6 +45,9 @@ class Predicate:
       op: one of `< <= > >= == within`.
       target: a number, the name of another measured value, or `(low, high)` for `within`.
       seeds: `mean` judges the mean over seeds, `every` each seed by itself.
+
+    >>> print(Predicate("clean", "within", (0.9, 1.0), "mean"))
+    clean within [0.9, 1] (mean over seeds)
     """
 
     name: str

@@ -74,16 +74,11 @@ def record(
       ValueError: an unknown name or size.
       ledger.LedgerError: the record could not be stored afterwards, said before hours are spent.
     """
-    if name not in EXPERIMENTS:
-        raise ValueError(f"There is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}.")
-    experiment = EXPERIMENTS[name]
-    if size not in experiment.presets:
-        raise ValueError(f"{name} has no size {size!r}; it has {', '.join(experiment.presets)}.")
+    config = _preset(name, size)
     if size in ledger.SIZES:
         ledger.folder(write=True)
-    config = experiment.presets[size]
     workdir = Path(workdir) if workdir is not None else Path(".cache", "runs", f"{name}-{size}")
-    result = experiment.run(config, workdir=workdir, resume=resume)
+    result = EXPERIMENTS[name].run(config, workdir=workdir, resume=resume)
     judged = ledger.criteria_of(name, size)
     return ledger.Run(
         experiment=name,
@@ -102,3 +97,12 @@ def record(
         time=ledger.now(),
         command=f"python -m ntklab run {name} --size {size}",
     )
+
+
+def _preset(name: str, size: str):
+    if name not in EXPERIMENTS:
+        raise ValueError(f"There is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}.")
+    presets = EXPERIMENTS[name].presets
+    if size not in presets:
+        raise ValueError(f"{name} has no size {size!r}; it has {', '.join(presets)}.")
+    return presets[size]

@@ -1,5 +1,7 @@
 """Dual activations: known values, quadrature, derivatives, and the ends of the range."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,7 @@ def expectation(f, k12, k11, k22):
     # ReLU switches where a = 0 or b = 0: the integral is cut there.
     b_zero = np.arctan2(-root[1, 0], root[1, 1]) % np.pi
     cuts = sorted({0.0, np.pi / 2, 3 * np.pi / 2, b_zero, b_zero + np.pi, 2 * np.pi})
-    parts = zip(cuts[:-1], cuts[1:], strict=True)
+    parts = itertools.pairwise(cuts)
     return sum(integrate.dblquad(integrand, lo, hi, 0, 12, epsabs=1e-10)[0] for lo, hi in parts)
 
 

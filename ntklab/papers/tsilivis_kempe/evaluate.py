@@ -102,7 +102,12 @@ def loss_gradients(
 
 
 def mean_cosine(g1: Float[Array, "b d"], g2: Float[Array, "b d"]) -> float:
-    """Mean over examples of the cosine between two gradients (eq. 30); a zero gradient gives 0."""
+    """Mean over examples of the cosine between two gradients (eq. 30); a zero gradient gives 0.
+
+    >>> import jax.numpy as jnp
+    >>> mean_cosine(jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.array([[3.0, 0.0], [1.0, 0.0]]))
+    0.5
+    """
     lengths = jnp.linalg.norm(g1, axis=1) * jnp.linalg.norm(g2, axis=1)
     products = (g1 * g2).sum(axis=1)
     return float(

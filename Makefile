@@ -13,7 +13,7 @@ COLAB_LOCK  := tests/colab/requirements.txt
 COLAB_STAMP := $(COLAB)/.installed-$(shell cksum < $(COLAB_LOCK) | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help environment book quick test bench notebooks lock colab clean distclean
+.PHONY: help environment book quick test bench notebooks figure lock colab clean distclean
 
 help: ## show this list
 	@echo "make TARGET, where TARGET is one of"
@@ -36,6 +36,9 @@ bench: $(STAMP) ## ratios of our routines to their alternatives, side by side
 
 notebooks: $(STAMP) ## write the notebooks beside the chapters anew
 	@$(RUN) book/_tools/notebooks.py --fix
+
+figure: $(STAMP) ## draw the README's figure from the ledger
+	@$(RUN) book/_tools/readme_figure.py
 
 lock: ## resolve requirements.txt anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv." >&2; exit 1; }

@@ -1,4 +1,6 @@
-"""`make test`: style, notebooks, units, chapters and site, in order; stops at the first failure.
+"""`make test`: style, notebooks, examples in docstrings, units, chapters and site, in order.
+
+It stops at the first step that fails.
 
 The last lines say how many tests ran, how long each part took, and what was skipped and why.
 In CI (the variable CI is set) nothing may be skipped.
@@ -21,6 +23,7 @@ STEPS = {
         [PYTHON, "-m", "ruff", "format", "--check", "."],
     ],
     "notebooks": [[PYTHON, "book/_tools/notebooks.py", "--check"]],
+    "examples": ["pytest", "ntklab", "--doctest-modules"],
     "unit": ["pytest", "tests/unit"],
     "chapters": ["pytest", "tests/chapters"],
     "site": ["pytest", "tests/site"],
@@ -36,7 +39,7 @@ def main() -> int:
     for number, (name, step) in enumerate(STEPS.items(), 1):
         print(f"\n== {number} of {len(STEPS)}: {name}", flush=True)
         before = time.monotonic()
-        ok = run_pytest(name, step[1]) if step[0] == "pytest" else run_commands(step)
+        ok = run_pytest(name, step[1:]) if step[0] == "pytest" else run_commands(step)
         counts, reasons = read_results(RESULTS / f"{name}.xml")
         skipped += reasons
         seconds = time.monotonic() - before
@@ -64,9 +67,9 @@ def run_commands(commands: list[list[str]]) -> bool:
     return all([subprocess.run(command, cwd=ROOT).returncode == 0 for command in commands])
 
 
-def run_pytest(name: str, folder: str) -> bool:
+def run_pytest(name: str, arguments: list[str]) -> bool:
     """Run the tests of one folder in a process of its own."""
-    command = [PYTHON, "-m", "pytest", folder, "-q", "--durations=5"]
+    command = [PYTHON, "-m", "pytest", *arguments, "-q", "--durations=5"]
     command.append(f"--junitxml={RESULTS / name}.xml")
     return subprocess.run(command, cwd=ROOT).returncode == 0
 

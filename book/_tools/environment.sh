@@ -6,7 +6,7 @@
 # STAMP is written last: an installation that was killed has none, and the next call redoes it.
 #   environment.sh --check          only say whether a fitting Python is here
 #
-# VERSION (for instance 3.13) asks for one Python; without it the newest of 3.11 to 3.13 is taken.
+# VERSION (for instance 3.13) asks for one Python; without it any of 3.11 to 3.13 will do.
 set -eu
 
 folder=$1 lock=${2:-} stamp=${3:-} version=${4:-}

@@ -44,10 +44,9 @@ class TwoLayerNTK(Kernel):
     Source: Tsilivis and Kempe (2022), eq. 29; Du et al. (2019).
 
     >>> import jax.numpy as jnp
-    >>> print(TwoLayerNTK()(jnp.array([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])))
-    [[2.  0.  0. ]
-     [0.  0.5 0. ]
-     [0.  0.  0.5]]
+    >>> print(TwoLayerNTK()(jnp.array([[2.0, 0.0], [0.0, 1.0]])))
+    [[2.  0. ]
+     [0.  0.5]]
     """
 
     def _scalar(self, c: Array, q1: Array, q2: Array) -> Array:

@@ -129,7 +129,9 @@ def _lines(seen: Machine) -> list[str]:
     for name, where in seen.data.items():
         if where:
             here[where].append(name)
-    data = "; ".join(f"{', '.join(names)} in {where}" for where, names in here.items())
+    # No path: the report stands on published pages. `python -m ntklab data` says where.
+    place = "NTKLAB_DATA" if os.environ.get("NTKLAB_DATA") else "the download cache"
+    data = "; ".join(f"{', '.join(names)} in {place}" for names in here.values())
     return [
         f"Python {seen.python} on {platform.system()} {platform.machine()}; {versions}",
         f"Devices: {'; '.join(seen.devices) or 'none'}",

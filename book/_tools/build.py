@@ -1,6 +1,6 @@
 """Build the book: run the chapters that need it, then make the pages.
 
-    python book/_tools/build.py [--size book|quick] [--chapter NAME] [--out FOLDER]
+    python book/_tools/build.py [--size book|quick|paper] [--chapter NAME] [--out FOLDER]
 
 A chapter runs when nothing under its key is stored (see executions.py). A build that was killed
 leaves either a whole execution or none, so the next call goes on where it stopped.
@@ -35,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:  # what the book's tools say of a wrong setting or source
         print(f"build: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nbuild: stopped; chapters that had finished are kept.", file=sys.stderr)
+        return 130
 
 
 def _build(options: argparse.Namespace, started: float) -> int:
@@ -51,7 +54,8 @@ def _build(options: argparse.Namespace, started: float) -> int:
         for name, message in failures.items():
             print(f"\n{name}: {message}")
         return 1
-    out = options.out or (ROOT / "_build" / "quick" if options.size == "quick" else ROOT)
+    # Other sizes stand beside the reader's pages, not in their place.
+    out = options.out or (ROOT if options.size == "book" else ROOT / "_build" / options.size)
     page, status = make_pages(out.resolve(), wanted, partial=options.chapter is not None)
     if status:
         raise ValueError("the pages were not made; the warnings above say why.")
@@ -61,7 +65,7 @@ def _build(options: argparse.Namespace, started: float) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Run the chapters and make the pages.")
-    parser.add_argument("--size", choices=("book", "quick"), default="book")
+    parser.add_argument("--size", choices=("book", "quick", "paper"), default="book")
     parser.add_argument("--chapter", help="run and show this chapter only")
     parser.add_argument(
         "--out", type=Path, help="folder that gets _build/html (default: the repository)"
@@ -145,7 +149,8 @@ def run_chapter(label: str, docname: str, notebook, key: str, size: str) -> dict
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     progress = runner.Progress(label, cells, before and before.get("cell_seconds"))
     try:
-        record = runner.run(notebook, ROOT / Path(docname).parent, progress.show)
+        timeout = None if size == "paper" else runner.TIMEOUT
+        record = runner.run(notebook, ROOT / Path(docname).parent, progress.show, timeout)
     except runner.ChapterError as error:
         progress.end(str(error).splitlines()[0])
         raise
@@ -158,8 +163,8 @@ def run_chapter(label: str, docname: str, notebook, key: str, size: str) -> dict
 def make_pages(out: Path, wanted: list[str], partial: bool) -> tuple[Path, int]:
     """Call Jupyter Book; warnings are errors unless only one chapter was asked for.
 
-    Sphinx warns only about pages that it reads anew, so after a build that failed or was killed
-    (its marker is still there) it must read all of them again.
+    Sphinx warns only about pages that it reads anew. So after a build that failed, was killed or
+    left chapters out (its marker is still there) it must read all of them again.
     """
     folder = out / "_build"
     marker = folder / ".unfinished"
@@ -169,13 +174,12 @@ def make_pages(out: Path, wanted: list[str], partial: bool) -> tuple[Path, int]:
     marker.touch()
     call = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", call, "build", str(ROOT)]
-    command += ["--path-output", str(out), "-n", "-q"]
-    if not partial:
-        command += ["-W", "--keep-going"]
+    command += ["--path-output", str(out), "-q"]
+    command += [] if partial else ["-n", "-W", "--keep-going"]
     print("Making the pages ...", flush=True)
     env = os.environ | {"NTKLAB_PARTIAL": str(int(partial))}
     status = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL).returncode
-    if not status:
+    if not status and not partial:
         marker.unlink()
     first = f"{wanted[0]}.html" if partial else "index.html"
     return folder / "html" / first, status

@@ -23,8 +23,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 STORE = "_build/executed"
-SIZES = ("book", "quick")
-KEPT = 4  # executions kept for each chapter
+SIZES = ("book", "quick", "paper")
+KEPT = 6  # executions kept for each chapter
 DATA_SETS = ("mnist", "fashion_mnist", "cifar10")
 
 if str(ROOT) not in sys.path:

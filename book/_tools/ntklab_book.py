@@ -4,6 +4,7 @@ It hands MyST-NB the executions that are true of the present code, puts the meas
 notes about size and data under a chapter's title, and keeps every page free of a network.
 """
 
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
+TOOLS = Path(__file__).resolve().parent
 LOGGER = logging.getLogger(__name__)
 DATA_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 STUB = """# {title}
@@ -178,4 +180,11 @@ def setup(app: Sphinx) -> dict:
     app.connect("html-page-context", finish_page, priority=900)
     app.connect("build-finished", offer_notebooks)
     ledger_page.setup(app)
-    return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
+    # Sphinx reads all pages again when this number changes: when a tool of the book does.
+    tools = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(TOOLS.glob("*.py"))))
+    return {
+        "version": "1",
+        "env_version": int(tools.hexdigest()[:8], 16),
+        "parallel_read_safe": False,
+        "parallel_write_safe": True,
+    }

@@ -80,7 +80,7 @@ def duration(seconds: float) -> str:
     return f"{seconds} s" if seconds < 100 else f"{seconds // 60} min {seconds % 60:02d} s"
 
 
-def run(notebook, folder: Path, progress: Callable, timeout: int = TIMEOUT) -> dict:
+def run(notebook, folder: Path, progress: Callable, timeout: int | None = TIMEOUT) -> dict:
     """Execute `notebook` in place, in a kernel whose working directory is `folder`.
 
     Returns:
@@ -122,6 +122,8 @@ def _run_cell(client, cell, index: int, count: int) -> None:
     except DeadKernelError as error:
         raise ChapterError(f"{where} ended its kernel; most likely memory ran out.") from error
     except CellExecutionError as error:
+        if error.ename == "KeyboardInterrupt":  # the reader's, passed on by the terminal
+            raise KeyboardInterrupt from error
         raise ChapterError(f"{where} failed.\n{_plain(error.traceback)}") from error
 
 

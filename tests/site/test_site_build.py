@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,7 +177,7 @@ def test_killed_build_leaves_nothing_to_trip_over(tree):
     process = tree.start()
     try:
         wait_for((folder / "started").exists)
-        kernels = children(process.pid)
+        kernels = psutil.Process(process.pid).children()
         assert kernels
     finally:
         process.kill()
@@ -268,14 +269,9 @@ def wait_for(condition, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process started."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True)
-    rows = [line.split() for line in listed.stdout.splitlines()[1:]]
-    return [int(child) for child, parent in rows if int(parent) == pid]
-
-
-def alive(pid: int) -> bool:
+def alive(process: psutil.Process) -> bool:
     """Whether a process still runs."""
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
-    return bool(state.stdout.strip()) and not state.stdout.strip().startswith("Z")
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,5 +1,6 @@
 """Fully connected kernels: by hand, by sampling, against finite networks and neural-tangents."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -237,7 +238,7 @@ def test_accuracy_of_float32_is_as_documented(angle, bound):
 @each_kernel
 def test_the_symmetric_matrix_is_symmetric_to_the_last_bit_and_positive(kernel):
     x = points(0, 40, 6)
-    small = type(kernel)(**{**vars(kernel), "block_bytes": 8 * 4 * 13 * 13})
+    small = dataclasses.replace(kernel, block_bytes=8 * 4 * 13 * 13)
     for k in (kernel, small, jax.jit(kernel)):
         matrix = np.asarray(k(x))
         assert (matrix == matrix.T).all()
@@ -249,11 +250,9 @@ def test_the_symmetric_matrix_is_symmetric_to_the_last_bit_and_positive(kernel):
     assert eigenvalues[0] > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("kernel", "pairs"), [(TwoLayerNTK(), 37), (KERNELS["deep"], 200), (KERNELS["erf"], 1)]
-)
+@pytest.mark.parametrize(("kernel", "pairs"), [(TwoLayerNTK(), 1), (KERNELS["deep"], 37)])
 def test_blocks_leave_no_trace(kernel, pairs):
-    small = type(kernel)(**{**vars(kernel), "block_bytes": 12 * 8 * pairs})
+    small = dataclasses.replace(kernel, block_bytes=12 * 8 * pairs)
     with float64():
         x, z, w = points(0, 11, 5), points(1, 17, 5), points(2, 17, 3)
         close = {"rtol": 1e-12, "atol": 1e-12}

@@ -40,10 +40,12 @@ notebooks: $(STAMP) ## write the notebooks beside the chapters anew
 figure: $(STAMP) ## draw the README's figure from the ledger
 	@$(RUN) book/_tools/readme_figure.py
 
-lock: ## resolve requirements.txt anew (needs uv)
+lock: ## resolve both lock files anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv." >&2; exit 1; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --upgrade \
 	  pyproject.toml -o requirements.txt
+	uv pip compile --universal --python-version 3.13 --generate-hashes --upgrade \
+	  tests/colab/requirements.in -o $(COLAB_LOCK)
 
 colab: $(COLAB_STAMP) ## run the notebooks as Colab would, with its versions (needs Python 3.13)
 	@PYTHONPATH=book/_tools $(COLAB)/bin/python tests/colab/check.py

@@ -53,38 +53,27 @@ def lines(
     Cost: time and memory proportional to the rows.
     """
     alt = altair()
-    if (low is None) != (high is None):
-        raise ValueError("A band needs both edges: low= and high=.")
-    columns = [c for c in (x, y, low, high) if c is not None]
-    _check_columns(frame, [*columns, *([series] if series else [])])
-    _check_values(frame, {x: x_scale, **dict.fromkeys(columns[1:], y_scale)})
-    y_axis = alt.Scale(type=y_scale, **({"domain": list(y_domain)} if y_domain else {}))
+    _check(frame, series, x, [y, low, high], x_scale, y_scale)
+    scale = alt.Scale(type=y_scale, **({"domain": list(y_domain)} if y_domain else {}))
     place = {
-        "x": alt.X(
-            f"{x}:Q",
-            title=x_title or x,
-            scale=alt.Scale(type=x_scale),
-            axis=_axis(frame[x], x_scale),
-        ),
-        "y": alt.Y(f"{y}:Q", title=y_title or y, scale=y_axis, axis=_axis(frame[y], y_scale)),
+        "x": _axis_of("x", frame, x, x_title, alt.Scale(type=x_scale)),
+        "y": _axis_of("y", frame, y, y_title, scale),
     }
     names = []
     if series:
         frame = frame.assign(**{series: frame[series].astype(str)})
         names = list(dict.fromkeys(frame[series]))
     look = _look(series, names)
-    base = alt.Chart(frame)
-    if series:
-        place_in_order = f"indexof({json.dumps(names)}, datum[{json.dumps(series)}])"
-        base = base.transform_calculate(**{_DASH: place_in_order})
+    order = f"indexof({json.dumps(names)}, datum[{json.dumps(series)}])"
+    base = alt.Chart(frame).transform_calculate(**{_DASH: order} if series else {})
     chart = base.mark_line().encode(**place, **look("color", "strokeDash"))
     chart += base.mark_point(size=55, filled=True, opacity=1).encode(
         **place, **look("color", "shape"), tooltip=[c for c in (series, x, y) if c]
     )
     if low is not None:
-        edges = {"x": place["x"], "y": alt.Y(f"{low}:Q", title=y_title or y, scale=y_axis)}
-        band = base.mark_area(opacity=0.2).encode(**edges, y2=f"{high}:Q", **look("color"))
-        chart = band + chart
+        edge = alt.Y(f"{low}:Q", title=y_title or y, scale=scale)
+        band = base.mark_area(opacity=0.2)
+        chart = band.encode(x=place["x"], y=edge, y2=f"{high}:Q", **look("color")) + chart
     return chart.properties(height=height)
 
 
@@ -121,6 +110,14 @@ def accuracy_curves(budgets, curves: dict, *, x_title: str = "budget", y_title: 
         pd.DataFrame(rows, columns=_CURVE), x="budget", y="accuracy", series="series",
         x_title=x_title, y_title=y_title, y_domain=(0, 1), **band,
     )  # fmt: skip
+
+
+def _axis_of(channel: str, frame, column: str, title: str | None, scale):
+    """The encoding of a position: its column, its words, its scale and its ticks."""
+    alt = altair()
+    encoding = {"x": alt.X, "y": alt.Y}[channel]
+    ticks = _axis(frame[column], scale.to_dict()["type"])
+    return encoding(f"{column}:Q", title=title or column, scale=scale, axis=ticks)
 
 
 _CURVE = ["series", "budget", "accuracy", "low", "high"]
@@ -166,6 +163,16 @@ def _axis(values, scale: str):
     small = powers[0] >= -3 and powers[-1] <= 4
     ticks = [float(f"1e{int(k)}") for k in kept]
     return alt.Axis(values=ticks, format="~g" if small else ".0e")
+
+
+def _check(frame, series, x: str, heights: list, x_scale: str, y_scale: str) -> None:
+    """Raise one sentence when a column, a number or a scale of the plot will not do."""
+    _, low, high = heights
+    if (low is None) != (high is None):
+        raise ValueError("A band needs both edges: low= and high=.")
+    heights = [c for c in heights if c is not None]
+    _check_columns(frame, [x, *heights, *([series] if series else [])])
+    _check_values(frame, {x: x_scale, **dict.fromkeys(heights, y_scale)})
 
 
 def _check_columns(frame, columns: list[str]) -> None:

@@ -176,6 +176,8 @@ def test_a_real_interrupt_ends_with_130(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A runner in the background ignores interrupts, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert child.stdout.readline() == "begun\n"
     time.sleep(0.1)

@@ -107,14 +107,14 @@ def test_cars_and_planes():
 
 
 def test_images_that_are_not_exact_are_counted_and_dropped():
-    if not os.path.exists(
-        os.path.join(os.environ["NTKLAB_DATA"], sources.CIFAR_FOLDER, "inexact.json")
-    ):
-        pytest.skip("this copy of CIFAR-10 has no inexact.json: all its images are official.")
+    listed = os.path.join(os.environ["NTKLAB_DATA"], sources.CIFAR_FOLDER, "inexact.json")
+    # Without the list the copy is the official one, and there is nothing to count or to drop.
+    train, test = (80, 21) if os.path.exists(listed) else (0, 0)
     ships = {"classes": ("ship", "horse"), "side": 1}
-    assert load("cifar10", side=1).inexact == load("cifar10", **ships).inexact == 101
+    found = load("cifar10", side=1).inexact, load("cifar10", **ships).inexact
+    assert found == (train + test, train + test)
     exact = load("cifar10", **ships, drop_inexact=True)
-    assert (len(exact.x_train), len(exact.x_test), exact.inexact) == (10000 - 80, 2000 - 21, 0)
+    assert (len(exact.x_train), len(exact.x_test), exact.inexact) == (10000 - train, 2000 - test, 0)
 
 
 def test_a_part_of_mnist_comes_within_a_second():

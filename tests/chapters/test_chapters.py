@@ -21,13 +21,12 @@ def asks_for_data(chapter) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=[c.name for c in CHAPTERS])
-def test_chapter_runs_at_quick_size(chapter, tmp_path, record_property):
+def test_chapter_runs_at_quick_size(chapter, tmp_path):
     if asks_for_data(chapter) and not os.environ.get("NTKLAB_DATA"):
         pytest.skip("NTKLAB_DATA names no folder with the data sets; chapters run on real data.")
     overrides = sizes.overrides(chapter.name, "quick", ROOT)
     seconds = papermill_runner.run(chapter.notebook, overrides, tmp_path)
     papermill_runner.DURATIONS[chapter.name] = seconds
-    record_property("seconds at quick size", round(seconds, 1))
     made = nbformat.read(tmp_path / "work" / "out.ipynb", as_version=4)
     injected = [c for c in made.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert [cell.source.rstrip("\n") for cell in injected] == [sizes.injected_code(overrides)]

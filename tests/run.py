@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "_build" / "test-results"
 PYTHON = sys.executable
+WORKERS = f"--numprocesses={min(os.cpu_count() or 1, 4)}"  # a file stays with one worker
 STEPS = {
     "style": [
         [PYTHON, "-m", "ruff", "check", "."],
@@ -24,7 +25,7 @@ STEPS = {
     ],
     "notebooks": [[PYTHON, "book/_tools/notebooks.py", "--check"]],
     "examples": ["pytest", "ntklab", "--doctest-modules"],
-    "unit": ["pytest", "tests/unit"],
+    "unit": ["pytest", "tests/unit", WORKERS, "--dist=loadfile"],
     "chapters": ["pytest", "tests/chapters"],
     "site": ["pytest", "tests/site"],
 }

@@ -9,7 +9,19 @@ import importlib
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("attacks", "charts", "data", "kernels", "ledger", "papers", "predictors")
+_SUBMODULES = (
+    "attacks",
+    "certificates",
+    "charts",
+    "data",
+    "dynamics",
+    "features",
+    "kernels",
+    "ledger",
+    "nets",
+    "papers",
+    "predictors",
+)
 
 __all__ = ["__version__", "doctor", *_SUBMODULES]
 

@@ -32,6 +32,7 @@ from ntklab.papers._experiment import Result as Result
 from ntklab.papers._experiment import SeedResult as SeedResult
 
 _MODULES = {
+    "chen-certificates": "chen.certificates",
     "tk-errata": "tsilivis_kempe.errata",
     "tk-mnist-training-free": "tsilivis_kempe.mnist",
     "tk-car-plane-training-free": "tsilivis_kempe.cars",

@@ -15,8 +15,9 @@ HEAVY = (
     "tensorflow altair neural_tangents flax sklearn pandas pooch requests tqdm matplotlib".split()
 )
 #: What no run of an experiment may need.
-OPTIONAL = "altair sklearn pooch tqdm pandas neural_tangents tensorflow jaxtyping beartype".split()
-PARTS = "attacks data kernels ledger papers predictors".split()
+OPTIONAL = "altair sklearn pooch tqdm pandas matfree neural_tangents tensorflow jaxtyping beartype"
+OPTIONAL = OPTIONAL.split()
+PARTS = sorted(set(ntklab._SUBMODULES) - {"charts"})
 
 BLOCK = f"""
 import sys

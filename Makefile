@@ -10,6 +10,9 @@ RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed-$(shell cksum < requirements.txt | tr ' ' '-')
 COLAB  := .venv-colab
 COLAB_LOCK  := tests/colab/requirements.txt
+LEGACY := .venv-legacy
+LEGACY_LOCK := tests/bench/requirements.txt
+LEGACY_STAMP := $(LEGACY)/.installed-$(shell cksum < $(LEGACY_LOCK) | tr ' ' '-')
 COLAB_STAMP := $(COLAB)/.installed-$(shell cksum < $(COLAB_LOCK) | tr ' ' '-')
 
 .DEFAULT_GOAL := help
@@ -31,7 +34,7 @@ quick: $(STAMP) ## a first look in a few minutes: the book on fewer images
 test: $(STAMP) ## everything that must hold: style, notebooks, units, chapters, site
 	@$(RUN) tests/run.py
 
-bench: $(STAMP) ## ratios of our routines to their alternatives, side by side
+bench: $(STAMP) $(LEGACY_STAMP) ## ratios of our routines to their alternatives, side by side
 	@$(RUN) tests/bench/run.py $(ONLY)
 
 notebooks: $(STAMP) ## write the notebooks beside the chapters anew
@@ -40,12 +43,14 @@ notebooks: $(STAMP) ## write the notebooks beside the chapters anew
 figure: $(STAMP) ## draw the README's figure from the ledger
 	@$(RUN) book/_tools/readme_figure.py
 
-lock: ## resolve both lock files anew (needs uv)
+lock: ## resolve the lock files anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv." >&2; exit 1; }
 	uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --upgrade \
 	  pyproject.toml -o requirements.txt
 	uv pip compile --universal --python-version 3.13 --generate-hashes --upgrade \
 	  tests/colab/requirements.in -o $(COLAB_LOCK)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
+	  tests/bench/requirements.in -o $(LEGACY_LOCK)
 
 colab: $(COLAB_STAMP) ## run the notebooks as Colab would, with its versions (needs Python 3.13)
 	@PYTHONPATH=book/_tools $(COLAB)/bin/python tests/colab/check.py
@@ -55,10 +60,13 @@ clean: ## remove what was built; keep the environment
 	find ntklab book tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments too
-	rm -rf $(VENV) $(COLAB)
+	rm -rf $(VENV) $(COLAB) $(LEGACY)
 
 $(STAMP):
 	@sh book/_tools/environment.sh $(VENV) requirements.txt $@
 
 $(COLAB_STAMP):
 	@sh book/_tools/environment.sh $(COLAB) $(COLAB_LOCK) $@ 3.13
+
+$(LEGACY_STAMP):
+	@sh book/_tools/environment.sh $(LEGACY) $(LEGACY_LOCK) $@ "3.12 3.11"

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+from ntklab._memory import available_bytes, device_bytes
 from ntklab.data import found
 
 #: Supported versions of JAX: from the first on, below the second (as in pyproject.toml).
@@ -110,6 +111,7 @@ def _unused_gpu(gpu: str) -> str:
 def look() -> Machine:
     """Look at this machine; every part that cannot be seen is left empty."""
     backend, devices = _devices()
+    memory = available_bytes()
     return Machine(
         python=platform.python_version(),
         versions={p: _version(p) for p in _PACKAGES},
@@ -117,7 +119,7 @@ def look() -> Machine:
         devices=devices,
         gpus=_driver_gpus(),
         cores=_cores(),
-        memory=_memory(),
+        memory=None if memory is None else memory / _GIB,
         data=found(),
     )
 
@@ -162,17 +164,13 @@ def _devices() -> tuple[str, tuple[str, ...]]:
 
 
 def _device(device) -> str:
-    try:
-        stats = device.memory_stats() or {}
-    except Exception:  # not every backend counts
-        stats = {}
     text = f"{device.platform} {device.device_kind}".strip()
     text = device.platform if device.device_kind == device.platform else text
-    if "bytes_limit" not in stats:
+    counted = device_bytes(device)
+    if counted is None:
         return text
-    total = stats["bytes_limit"]
-    free = total - stats.get("bytes_in_use", 0)
-    return f"{text}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free for JAX"
+    free, total = (size / _GIB for size in counted)
+    return f"{text}, {free:.1f} of {total:.1f} GiB free for JAX"
 
 
 def _driver_gpus() -> tuple[str, ...]:
@@ -191,18 +189,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _memory(proc: str = "/proc/meminfo", group: str = "/sys/fs/cgroup") -> float | None:
-    """GiB that the system can still give: Linux says, within the limit of a container."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path(proc).read_text().splitlines())
-        available = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-    try:
-        limit = int((Path(group) / "memory.max").read_text())
-        available = min(available, limit - int((Path(group) / "memory.current").read_text()))
-    except (OSError, ValueError):  # no container, or no limit ("max")
-        pass
-    return available / _GIB

@@ -1,6 +1,7 @@
 """What every attack shares: its result, its budget, and the refusal of senseless input."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ class AttackResult(NamedTuple):
       gradients_used: input gradients spent on each example (an output gradient counts as one).
       zero_gradients: how many of them were exactly zero, `(b,)`. A zero gradient is no error, but
         a robust number that rests on them is masked: the attack had nothing to follow.
+      queries: forward passes spent on each example by an attack that takes no gradient, without
+        the look at the clean input; 0 for gradient attacks.
     """
 
     x_adv: Array
@@ -33,6 +36,7 @@ class AttackResult(NamedTuple):
     success: Array
     gradients_used: int
     zero_gradients: Array
+    queries: int = 0
 
 
 #: `attack(logits_fn, x, y, key=None) -> AttackResult`.
@@ -135,6 +139,34 @@ def refuse_nonfinite(bad: Array, loss: Array) -> Array:
             f"(first: example {where[0]}); look at logits_fn there."
         )
     return loss
+
+
+def are_probabilities(logits: Array) -> Array:
+    """Whether each row of scores `(b, k)` looks like the output of a softmax; `(b,)`, never binary.
+
+    The rows of a softmax are non-negative and sum to 1. Scores of a machine that happens to predict
+    probabilities (regression on one-hot labels) fall below 0 somewhere in almost any batch.
+    """
+    if logits.ndim == 1:
+        return jnp.zeros(len(logits), bool)
+    sums_to_one = jnp.abs(logits.sum(axis=1) - 1) <= 1e-2 * jnp.finfo(logits.dtype).eps ** 0.5
+    return (logits >= 0).all(axis=1) & sums_to_one
+
+
+def warn_of_probabilities(rows: Array) -> None:
+    """Warn where every score of every example that an attack saw looks like a softmax output."""
+    if not is_traced(rows) and bool(rows.all()):
+        warnings.warn(
+            "logits_fn seems to return softmax probabilities: their gradients vanish where the "
+            "model is sure, and the attack looks weaker than it is. Pass the scores before the "
+            "softmax.",
+            stacklevel=3,
+        )
+
+
+def per_example(a: Array, like: Array) -> Array:
+    """`a`, `(b,)`, with axes of length 1, so that it broadcasts against `like`, `(b, ...)`."""
+    return a.reshape((-1,) + (1,) * (like.ndim - 1))
 
 
 def nonfinite(*arrays: Array) -> Array:

@@ -1,37 +1,37 @@
-"""Attacks that follow the gradient of a loss: FGSM and PGD.
+"""Attacks that follow the gradient of a loss: FGSM, PGD and PGD with momentum; see also `apgd`.
 
-Both walk the same path. Point 0 is the clean input; then come the start and the iterates of each
+All walk the same path. Point 0 is the clean input; then come the start and the iterates of each
 restart. One rule says what an example keeps of its path: **the first misclassified point, for good;
 until there is one, the point of greatest loss so far** (the earlier one on a tie). So a clean
 error counts as an error and comes back unchanged, more steps or restarts never lose a success, and
-`eps = 0` returns the input bit for bit.
+`eps = 0` returns the input bit for bit. `keep="last"` returns the last iterate instead, whatever
+came before: that is what adversarial training and transfer attacks take.
+
+*Targeted.* With `targeted=True` the labels of the call are the classes to be reached: the attack
+lowers the loss towards them, `success` means that the target is predicted, and the reported loss is
+minus that loss, so that greater is still better for the attack.
 """
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ntklab._typing import Array, LogitsFn
+from ntklab.attacks import _path
 from ntklab.attacks._problem import (
     AttackResult,
     Number,
     check_budget,
-    nonfinite,
     prepare,
     refuse_nonfinite,
+    warn_of_probabilities,
 )
-from ntklab.attacks.losses import correct, cross_entropy
-from ntklab.attacks.projections import NORMS
+from ntklab.attacks.losses import cross_entropy
+from ntklab.attacks.steps import MomentumStep, SteepestStep
 
-# Steps compiled as one program on CPU. A convolution inside `lax.scan` is slow there, a program of
-# all steps slow to compile, and one of a single step pays for its buffers at every call. PGD-20 on
-# the MNIST CNN, 100 images, 2 cores, in CPU seconds a call: programs of 1, 2 and 5 steps take 1.2,
-# 0.87 and 0.75, longer ones no less; 5 steps compile in 1.6. A scan takes 3.5 times as long. Kernel
-# machines take 0.22 whichever it is.
-_UNROLLED = 5
+KEEP = ("best", "last")
 
 
 def fgsm(
@@ -40,6 +40,8 @@ def fgsm(
     loss: Any = cross_entropy,
     bounds: tuple[Number, Number] = (0.0, 1.0),
     random_start: bool = False,
+    targeted: bool = False,
+    keep: str = "best",
 ) -> "GradientAttack":
     r"""Fast gradient sign method: one full step up the loss, `x + eps sign(grad_x L(f(x), y))`.
 
@@ -53,6 +55,8 @@ def fgsm(
         each time: a new one is compiled anew.
       bounds: `(low, high)` of valid inputs.
       random_start: whether to start at a random point; the call then needs a key.
+      targeted: whether `y` names the classes to be reached, rather than the true ones.
+      keep: `"best"` or `"last"`, see the module.
 
     Returns:
       `attack(logits_fn, x, y, key=None) -> AttackResult`; see `GradientAttack`.
@@ -74,7 +78,7 @@ def fgsm(
     [[0.25 0.75]] [ True]
     """
     step_size = 1.25 * eps if random_start else eps
-    return pgd(eps, norm, 1, step_size, 1, random_start, loss, bounds)
+    return pgd(eps, norm, 1, step_size, 1, random_start, loss, bounds, targeted=targeted, keep=keep)
 
 
 def pgd(
@@ -86,6 +90,9 @@ def pgd(
     random_start: bool = True,
     loss: Any = cross_entropy,
     bounds: tuple[Number, Number] = (0.0, 1.0),
+    step_rule: Any = SteepestStep(),  # noqa: B008 (frozen)
+    targeted: bool = False,
+    keep: str = "best",
 ) -> "GradientAttack":
     r"""Projected gradient descent: `x <- P(x + a u(grad_x L(f(x), y)))`, again and again.
 
@@ -105,13 +112,17 @@ def pgd(
       loss: `loss(logits, y) -> (b,)`, raised by the attack. Pass one function, not a new lambda
         each time: a new one is compiled anew.
       bounds: `(low, high)` of valid inputs.
+      step_rule: how to move on from a gradient; see `ntklab.attacks.steps`.
+      targeted: whether `y` names the classes to be reached, rather than the true ones.
+      keep: `"best"` or `"last"`, see the module.
 
     Returns:
       `attack(logits_fn, x, y, key=None) -> AttackResult`; see `GradientAttack`.
 
     Raises:
       ValueError: `eps` is negative or in other units than `bounds`; `norm` is unknown; `steps` or
-        `restarts` is below 1, `step_size` negative; several restarts without a random start.
+        `restarts` is below 1, `step_size` negative; several restarts without a random start, or of
+        which only the last point would be kept.
 
     Cost: each restart makes `steps` forward and backward passes on the input and one or two
     forward passes. Memory: one such pass and four copies of `x`. Pass blocks of rows where that is
@@ -128,24 +139,85 @@ def pgd(
     >>> print(result.x_adv, result.success, result.gradients_used)
     [[0.375 0.625]] [False] 5
     """
-    check_budget(eps, norm, bounds)
+    step_size = 2.5 * eps / max(steps, 1) if step_size is None else step_size
+    return make_attack(
+        (eps, norm, bounds),
+        (steps, step_size, restarts),
+        random_start,
+        _path.Aim(norm, loss, step_rule, targeted, keep),
+    )
+
+
+def mi_fgsm(
+    eps: Number,
+    norm: str = "linf",
+    steps: int = 10,
+    decay: Number = 1.0,
+    loss: Any = cross_entropy,
+    bounds: tuple[Number, Number] = (0.0, 1.0),
+    targeted: bool = False,
+    keep: str = "last",
+) -> "GradientAttack":
+    r"""Momentum iterative FGSM: `m <- decay m + g / |g|_1`, `x <- P(x + (eps / steps) u(m))`.
+
+    It starts at the clean input and by default returns the last iterate: it was made for transfer
+    to other models. Against the model itself `pgd(..., step_rule=MomentumStep())` with
+    `keep="best"` says more.
+
+    Args:
+      eps: radius of the ball, in the units of `bounds`.
+      norm: `"linf"` or `"l2"`.
+      steps: gradient steps, each of length `eps / steps`.
+      decay: what is kept of the sum of gradients at each step.
+      loss: `loss(logits, y) -> (b,)`.
+      bounds: `(low, high)` of valid inputs.
+      targeted: whether `y` names the classes to be reached, rather than the true ones.
+      keep: `"best"` or `"last"`, see the module.
+
+    Returns:
+      `attack(logits_fn, x, y, key=None) -> AttackResult`; see `GradientAttack`.
+
+    Raises:
+      ValueError: as for `pgd`; a negative `decay`.
+
+    Cost: `steps` forward and backward passes on the input and one forward pass.
+
+    References:
+      Dong, Liao, Pang, Su, Zhu, Hu & Li 2018, algorithm 1.
+    """
+    rule = MomentumStep(float(decay))
+    return pgd(eps, norm, steps, eps / max(steps, 1), 1, False, loss, bounds, rule, targeted, keep)
+
+
+def make_attack(budget: tuple, effort: tuple, random_start: bool, aim: Any, targets: int = 0):
+    """Check `(eps, norm, bounds)` and `(steps, step_size, restarts)`; return the attack.
+
+    Raises:
+      ValueError: see `pgd`.
+    """
+    (eps, norm, (low, high)), (steps, step_size, restarts) = budget, effort
+    check_budget(eps, norm, (low, high))
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps and restarts must be at least 1, got {steps} and {restarts}.")
-    step_size = 2.5 * eps / steps if step_size is None else step_size
     if not step_size >= 0:
         raise ValueError(f"step_size must be >= 0, got {step_size}.")
     if restarts > 1 and not random_start:
         raise ValueError("restarts without random_start repeat one run: set random_start=True.")
-    low, high = bounds
-    bounds = float(low), float(high)
+    if aim.keep not in KEEP:
+        raise ValueError(f"keep must be one of {', '.join(map(repr, KEEP))}, got {aim.keep!r}.")
+    if aim.keep == "last" and restarts > 1:
+        raise ValueError(
+            "keep='last' returns the last restart and drops the others: set restarts=1."
+        )
+    bounds, step_size = (float(low), float(high)), float(step_size)
     return GradientAttack(
-        float(eps), norm, steps, float(step_size), restarts, random_start, loss, bounds
+        float(eps), norm, steps, step_size, restarts, random_start, aim, bounds, targets
     )
 
 
 @dataclass(frozen=True)
 class GradientAttack:
-    """A gradient attack with its settings; made by `fgsm` and `pgd`.
+    """A gradient attack with its settings; made by `fgsm`, `pgd`, `mi_fgsm`, `apgd` and others.
 
     `attack(logits_fn, x, y, key=None)` takes
 
@@ -157,9 +229,21 @@ class GradientAttack:
     * `key`: a PRNG key; needed when `random_start` is set, ignored otherwise.
 
     It returns an `AttackResult`, and raises `ValueError` or `TypeError` for inputs outside
-    `bounds`, NaN (also in scores and gradients), and labels of wrong shape, dtype or range. No
-    gradient of the weights is taken, and none flows through the result. Inside `jax.jit` values
-    cannot be checked: NaN then shows as a loss of NaN.
+    `bounds`, NaN (also in scores and gradients), and labels of wrong shape, dtype or range; scores
+    that look like the output of a softmax bring a warning. No gradient of the weights is taken, and
+    none flows through the result. Inside `jax.jit` values cannot be checked: NaN then shows as a
+    loss of NaN.
+
+    Attributes:
+      eps: radius of the ball, in the units of `bounds`.
+      norm: name of the norm.
+      steps: gradient steps of each restart (for each target).
+      step_size: length that the step rule starts from.
+      restarts: runs (for each target).
+      random_start: whether a run starts at a random point.
+      aim: loss, step rule, whether targeted, and what is kept.
+      bounds: `(low, high)` of valid inputs.
+      targets: how many wrong classes are aimed at in turn; 0 for the loss of the true class.
     """
 
     eps: float
@@ -168,8 +252,9 @@ class GradientAttack:
     step_size: float
     restarts: int
     random_start: bool
-    loss: Any
+    aim: Any
     bounds: tuple[float, float]
+    targets: int = 0
 
     def __call__(self, logits_fn: LogitsFn, x: Any, y: Any, key: Any = None) -> AttackResult:
         """Attack a batch: see the class."""
@@ -179,127 +264,37 @@ class GradientAttack:
                 "random_start=False."
             )
         logits_fn, x, y, logits = prepare(logits_fn, x, y, self.eps, self.norm, self.bounds)
-        task = _Task(logits_fn, x, y, self.eps, self.step_size, self.bounds)
-        rule = {"norm": self.norm, "loss": self.loss}
-        state = _begin(x, logits.dtype)
-        if self.random_start:
-            state = _visit(task, state, loss=self.loss)
-        for restart in range(self.restarts):
-            if self.random_start:
-                state = _restart(task, state, jax.random.fold_in(key, restart), norm=self.norm)
-            state = _visit(task, _walk(task, state, self.steps, rule), loss=self.loss)
+        task = _path.Task(logits_fn, x, y, None, self.eps, self.step_size, self.bounds)
+        aims = _wrong_classes(task, self.targets) if self.targets else [None]
+        state = _path.begin(self.aim, x, logits.dtype)
+        runs = [task._replace(target=target) for target in aims for _ in range(self.restarts)]
+        if self.random_start and self.aim.keep == "best":
+            state = _path.visit(runs[0], state, aim=self.aim)
+        for number, run in enumerate(runs):
+            start = jax.random.fold_in(key, number) if self.random_start else None
+            if self.random_start or number:
+                state = _path.restart(run, state, start, aim=self.aim, random=self.random_start)
+            state = _path.visit(run, _path.walk(run, state, self.steps, self.aim), aim=self.aim)
+        warn_of_probabilities(state.probabilities)
         return AttackResult(
             state.kept,
             refuse_nonfinite(state.bad, state.kept_loss),
             state.success,
-            self.steps * self.restarts,
+            self.steps * len(runs),
             state.zero_gradients,
         )
 
 
-class _Task(NamedTuple):
-    """What stays the same along a path. All of it is traced: no value is compiled in."""
-
-    logits_fn: Any
-    x: Any
-    y: Any
-    eps: Any
-    step_size: Any
-    bounds: Any
+def _wrong_classes(task: _path.Task, count: int) -> list[Array]:
+    """For each example its wrong classes by falling score at the clean input, at most `count`."""
+    order = _order_of_classes(task.logits_fn, task.x, task.y)
+    return [order[:, r] for r in range(min(count, order.shape[1] - 1))]
 
 
-class _State(NamedTuple):
-    """Where a path stands and what it has kept."""
-
-    at: Array
-    kept: Array
-    kept_loss: Array
-    success: Array
-    zero_gradients: Array
-    bad: Array
-
-
-def _begin(x: Array, dtype: Any) -> _State:
-    """A path at the clean input that has seen nothing yet: any loss beats minus infinity."""
-    b = len(x)
-    no = jnp.zeros(b, bool)
-    return _State(x, x, jnp.full(b, -jnp.inf, dtype), no, jnp.zeros(b, jnp.int32), no)
-
-
-@partial(jax.jit, static_argnames="norm")
-def _restart(task: _Task, state: _State, key: Array, *, norm: str) -> _State:
-    ball = NORMS[norm]
-    start = task.x + ball.uniform(key, task.x, task.eps)
-    return state._replace(at=ball.project(start, task.x, task.eps, task.bounds))
-
-
-def _walk(task: _Task, state: _State, steps: int, rule: dict) -> _State:
-    """Make `steps` steps: in unrolled programs on CPU, in one scan elsewhere."""
-    if jax.default_backend() != "cpu":
-        return _many_steps(task, state, steps=steps, scan=True, **rule)
-    for done in range(0, steps, _UNROLLED):
-        count = min(_UNROLLED, steps - done)
-        state = _many_steps(task, state, steps=count, scan=False, **rule)
-    return state
-
-
-@partial(jax.jit, static_argnames=("steps", "scan", "norm", "loss"))
-def _many_steps(task: _Task, state: _State, *, steps: int, scan: bool, norm: str, loss: Any):
-    step = partial(_step, task, norm=norm, loss=loss)
-    if scan:
-        return jax.lax.scan(lambda s, _: (step(s), None), state, length=steps)[0]
-    for _ in range(steps):
-        state = step(state)
-    return state
-
-
-@partial(jax.jit, static_argnames=("norm", "loss"))  # so that many steps trace logits_fn once
-def _step(task: _Task, state: _State, *, norm: str, loss: Any) -> _State:
-    """Judge the current point, then move on from it up the gradient taken there."""
-    task, at = jax.lax.stop_gradient((task, state.at))
-
-    def total(z):
-        logits, losses = _score(task, z, loss)
-        return losses.sum(), (logits, losses)
-
-    (_, (logits, losses)), gradient = jax.value_and_grad(total, has_aux=True)(at)
-    state = _keep(task, state, logits, losses)
-    ball = NORMS[norm]
-    moved = at + task.step_size * ball.steepest(gradient)
-    flat = (gradient == 0).reshape(len(at), -1).all(axis=1)
-    return state._replace(
-        at=ball.project(moved, task.x, task.eps, task.bounds),
-        zero_gradients=state.zero_gradients + flat.astype(jnp.int32),
-        bad=state.bad | nonfinite(gradient),
-    )
-
-
-@partial(jax.jit, static_argnames="loss")
-def _visit(task: _Task, state: _State, *, loss: Any) -> _State:
-    """Judge the current point and stay there."""
-    task, at = jax.lax.stop_gradient((task, state.at))
-    return _keep(task, state, *_score(task, at, loss))
-
-
-def _score(task: _Task, z: Array, loss: Any) -> tuple[Array, Array]:
-    logits = task.logits_fn(z)
-    losses = loss(logits, task.y)
-    if losses.shape != task.y.shape:
-        raise ValueError(
-            f"loss must return one value an example, {task.y.shape}; got {losses.shape}."
-        )
-    return logits, losses
-
-
-def _keep(task: _Task, state: _State, logits: Array, losses: Array) -> _State:
-    """The first misclassified point for good; until there is one, the greatest loss."""
-    wrong = ~correct(logits, task.y)
-    losses = losses.astype(state.kept_loss.dtype)
-    better = ~state.success & (wrong | (losses > state.kept_loss))
-    rows = better.reshape((-1,) + (1,) * (state.at.ndim - 1))
-    return state._replace(
-        kept=jnp.where(rows, state.at, state.kept),
-        kept_loss=jnp.where(better, losses, state.kept_loss),
-        success=state.success | wrong,
-        bad=state.bad | nonfinite(logits, losses),
-    )
+@jax.jit
+def _order_of_classes(logits_fn: Any, x: Array, y: Array) -> Array:
+    logits = logits_fn(x)
+    if logits.ndim == 1:
+        return jnp.stack([1 - y, y], axis=1)
+    is_label = jnp.arange(logits.shape[1])[None, :] == y[:, None]
+    return jnp.argsort(jnp.where(is_label, -jnp.inf, logits), axis=1, descending=True)

@@ -16,6 +16,7 @@ from ntklab.charts.images import image_uri as image_uri
 from ntklab.charts.lines import accuracy_curves as accuracy_curves
 from ntklab.charts.lines import lines as lines
 from ntklab.charts.numbers import number as number
+from ntklab.charts.robustness import robustness as robustness
 from ntklab.charts.slider import adversarial_slider as adversarial_slider
 from ntklab.charts.tables import ledger_table as ledger_table
 from ntklab.charts.theme import DASHES as DASHES

@@ -6,7 +6,7 @@ respect to `x`, which is all that an attack without training needs.
 
 Which one? `TwoLayerNTK` when one trained layer and a formula of one line will do;
 `FullyConnected` for networks of any depth, with biases; `Convolutional` when the input is an image
-and its layout should count.
+and its layout should count; `Stax` for every other architecture, through neural-tangents.
 """
 
 from ntklab.kernels.analytic import FullyConnected as FullyConnected
@@ -16,4 +16,14 @@ from ntklab.kernels.convolutional import Convolutional as Convolutional
 from ntklab.kernels.dual import erf_duals as erf_duals
 from ntklab.kernels.dual import kappa0 as kappa0
 from ntklab.kernels.dual import kappa1 as kappa1
+from ntklab.kernels.dual import leaky_relu_duals as leaky_relu_duals
 from ntklab.kernels.dual import relu_duals as relu_duals
+from ntklab.kernels.empirical import EmpiricalNTK as EmpiricalNTK
+from ntklab.kernels.empirical import empirical_ntk as empirical_ntk
+from ntklab.kernels.gram import gram as gram
+from ntklab.kernels.gram_plan import GramPlan as GramPlan
+from ntklab.kernels.gram_plan import plan_gram as plan_gram
+from ntklab.kernels.operators import JacobianOperator as JacobianOperator
+from ntklab.kernels.operators import jacobian_operator as jacobian_operator
+from ntklab.kernels.operators import ntk_vector_product as ntk_vector_product
+from ntklab.kernels.stax import Stax as Stax

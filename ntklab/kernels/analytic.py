@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from ntklab._typing import Array
 from ntklab.kernels.base import Kernel, product
-from ntklab.kernels.dual import DUALS, relu_duals
+from ntklab.kernels.dual import LEAKY_SLOPE, check_activation, duals_of, relu_duals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,8 @@ class FullyConnected(Kernel):
       w_std: $\sigma_w$, standard deviation of the weights; sqrt(2) keeps ReLU variances equal.
       b_std: $\sigma_b$, standard deviation of the biases.
       kind: `"ntk"` or `"nngp"`.
-      activation: `"relu"` or `"erf"`.
+      activation: `"relu"`, `"erf"` or `"leaky_relu"`.
+      slope: of leaky ReLU for negative inputs; `stax.LeakyRelu(slope)` or `ABRelu(slope, 1)`.
       block_bytes: scratch memory, see `Kernel`.
 
     Cost: `2 n m d` operations and `n m L` arc tangents; `8 n m` numbers of scratch.
@@ -108,16 +109,16 @@ class FullyConnected(Kernel):
     b_std: float | int = 0.0
     kind: str = "ntk"
     activation: str = "relu"
+    slope: float | int = LEAKY_SLOPE
 
     def __post_init__(self):
         super().__post_init__()
         check_settings(self.depth, self.w_std, self.b_std, self.kind)
-        if self.activation not in DUALS:
-            raise ValueError(f"activation must be one of {sorted(DUALS)}, got {self.activation!r}.")
+        check_activation(self.activation, self.slope)
 
     def _recursion(self, k12: Array, k11: Array, k22: Array) -> Array:
         """The kernel from the covariances of the first layer's pre-activations."""
-        duals, variances = DUALS[self.activation]
+        duals, variances = duals_of(self.activation, self.slope)
         ntk = k12
         for _ in range(self.depth):
             dual, step = duals(k12, k11, k22)
@@ -136,7 +137,7 @@ class FullyConnected(Kernel):
         return self._scalar(math.prod(x1.shape[1:]))(*_scalars(x1, x2))
 
     def _diagonal(self, x: Array) -> Array:
-        _, variances = DUALS[self.activation]
+        _, variances = duals_of(self.activation, self.slope)
         k = self._dense(_squares(x) / math.prod(x.shape[1:]))
         ntk = k
         for _ in range(self.depth):

@@ -1,6 +1,7 @@
 """What every kernel shares: checks, compilation and blocks."""
 
 import dataclasses
+import math
 from functools import partial
 
 import jax
@@ -100,6 +101,20 @@ class Kernel:
         """
         self._check(x, x2, weights)
         return _input_gradient(self, x, x2, weights)
+
+    def prepare(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """What `gram` keeps of a block of inputs: the inputs. Raises as `__call__` does."""
+        self._check(x, None)
+        return x
+
+    def tile(self, x1: Float[Array, "b ..."], x2: Float[Array, "c ..."]) -> Float[Array, "b c"]:
+        """The entries of two prepared blocks, all at once; for `gram`, which cuts the blocks."""
+        return self._tile(x1, x2)
+
+    def memory(self, shape: tuple[int, ...], dtype) -> tuple[int, int]:
+        """Bytes that a prepared input of this shape holds, and those that a pair takes."""
+        size = jnp.dtype(dtype).itemsize
+        return math.prod(shape) * size, self._floats(shape) * size
 
     def _check(self, x1: Array, x2: Array | None, weights: Array | None = None) -> None:
         """Raise one sentence when shapes or dtypes do not fit; values are not looked at."""

@@ -25,10 +25,10 @@ def tile_shape(n: int, m: int, pairs: int) -> tuple[int, int]:
     pairs = max(1, pairs)
     columns = min(m, max(math.isqrt(pairs), pairs // max(n, 1)))
     rows = min(n, max(1, pairs // columns))
-    return _even(n, rows), _even(m, columns)
+    return even(n, rows), even(m, columns)
 
 
-def _even(n: int, block: int) -> int:
+def even(n: int, block: int) -> int:
     """The smallest block that covers `n` in as many steps as `block` does."""
     return math.ceil(n / math.ceil(n / block))
 
@@ -58,7 +58,7 @@ def symmetric_matrix(tile: Callable, diagonal: Array, x: Array, pairs: int) -> A
     computes every entry twice and rounds the two differently. The result of a loop is stored.
     """
     n = len(x)
-    block = _even(n, max(1, min(-(-n // 4), math.isqrt(max(1, pairs)))))
+    block = even(n, max(1, min(-(-n // 4), math.isqrt(max(1, pairs)))))
     parts = _split(x, block)
     order = [(i, j) for i in range(len(parts)) for j in range(i, len(parts))]
     upper = jnp.triu(_fill(tile, parts, parts, order)[:n, :n], 1)
@@ -111,7 +111,7 @@ def contraction(tile: Callable, x1: Array, x2: Array, weights: Array, pairs: int
 
 def each(function: Callable, x: Array, block: int) -> Array:
     """`function` of blocks of at most `block` rows of `x`, joined."""
-    block = _even(len(x), min(len(x), max(1, block)))
+    block = even(len(x), min(len(x), max(1, block)))
     if block == len(x):
         return function(x)
     out = jax.lax.map(jax.checkpoint(function), _split(x, block))

@@ -1,4 +1,4 @@
-"""Convolutional ReLU kernels: the recursion of the fully connected one, position by position."""
+"""Convolutional kernels: the recursion of the fully connected one, position by position."""
 
 import dataclasses
 import math
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from ntklab._typing import Array
 from ntklab.kernels.analytic import check_settings
 from ntklab.kernels.base import Kernel
-from ntklab.kernels.dual import relu_duals, relu_variances
+from ntklab.kernels.dual import LEAKY_SLOPE, check_activation, duals_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Convolutional(Kernel):
-    r"""NTK or NNGP kernel of a wide convolutional ReLU network: `depth` layers 3x3, then a readout.
+    r"""NTK or NNGP kernel of a wide convolutional network: `depth` layers 3x3, then a readout.
 
     Let $p, p'$ be positions of two images with $C$ channels, and $\mathcal{A}$ the mean over the
     nine common shifts $\delta$ of a 3x3 window, zero outside the image (SAME padding: the border
@@ -28,7 +28,7 @@ class Convolutional(Kernel):
     $$K_{l+1} = \sigma_w^2 \mathcal{A}[\hat\phi(K_l)] + \sigma_b^2, \qquad
       \Theta_{l+1} = K_{l+1} + \sigma_w^2 \mathcal{A}[\hat\phi'(K_l)\,\Theta_l],$$
 
-    and the readout, a dense layer after the last ReLU, gives
+    and the readout, a dense layer after the last activation, gives
     $K = \sigma_w^2\,\mathrm{mean}\,\hat\phi(K_L) + \sigma_b^2$ and
     $\Theta = K + \sigma_w^2\,\mathrm{mean}\,\hat\phi'(K_L)\,\Theta_L$. The mean is over equal
     positions $p = p'$ for `"flatten"` and over all pairs $(p, p')$ for `"pool"` (global average
@@ -44,6 +44,8 @@ class Convolutional(Kernel):
       b_std: $\sigma_b$, standard deviation of the biases.
       readout: `"flatten"` or `"pool"`.
       kind: `"ntk"` or `"nngp"`.
+      activation: `"relu"`, `"erf"` or `"leaky_relu"`.
+      slope: of leaky ReLU for negative inputs.
       block_bytes: scratch memory, see `Kernel`.
 
     Cost, with `P = H W` (flatten) or `(H W)^2` (pool) numbers a pair of images: `n m P L` arc
@@ -69,10 +71,13 @@ class Convolutional(Kernel):
     b_std: float | int = 0.0
     readout: str = "flatten"
     kind: str = "ntk"
+    activation: str = "relu"
+    slope: float | int = LEAKY_SLOPE
 
     def __post_init__(self):
         super().__post_init__()
         check_settings(self.depth, self.w_std, self.b_std, self.kind)
+        check_activation(self.activation, self.slope)
         if self.readout not in ("flatten", "pool"):
             raise ValueError(f'readout must be "flatten" or "pool", got {self.readout!r}.')
 
@@ -101,16 +106,17 @@ class Convolutional(Kernel):
     def _kernel(self, x1: Array, x2: Array) -> Array:
         """The kernel of images `(..., H, W, C)`, broadcast over the leading axes."""
         same, first, second, axes = _LAYOUTS[self.readout]
+        duals, variances = duals_of(self.activation, self.slope)
         k12 = self._layer(_products(x1, x2, self.readout), axes)
         k11, k22 = (self._layer(jnp.mean(x * x, axis=-1), ((-2,), (-1,))) for x in (x1, x2))
         ntk = k12
         for layer in range(self.depth):
-            dual, step = relu_duals(k12, first(k11), second(k22))
+            dual, step = duals(k12, first(k11), second(k22))
             if layer == self.depth - 1:
                 break
             k12 = self._layer(dual, axes)
             ntk = k12 + self.w_std**2 * _window(step * ntk, axes)
-            k11, k22 = (self._layer(relu_variances(k)[0], ((-2,), (-1,))) for k in (k11, k22))
+            k11, k22 = (self._layer(variances(k)[0], ((-2,), (-1,))) for k in (k11, k22))
         everywhere = tuple(range(-same, 0))
         k12 = self.w_std**2 * jnp.mean(dual, axis=everywhere) + self.b_std**2
         if self.kind == "nngp":

@@ -2,7 +2,10 @@
 
 `KernelRegression` is gradient flow on a kernel, at every time and with a ridge. Its logits
 function is a `KernelMachine` inside a `jax.tree_util.Partial`: code that is compiled for one
-machine serves all others of equal shapes.
+machine serves all others of equal shapes. `KernelSVM` has a margin loss in place of the squared
+error; it gives the same kind of logits function. `LinearisedNetwork` is a network's tangent at
+given parameters, with its exact gradient flow; its logits function is one derivative of the
+network.
 """
 
 from ntklab.predictors.kernel_machine import KernelMachine as KernelMachine
@@ -10,3 +13,9 @@ from ntklab.predictors.kernel_machine import class_gradients as class_gradients
 from ntklab.predictors.kernel_machine import kernel_logits as kernel_logits
 from ntklab.predictors.kernel_regression import FittedKernelRegression as FittedKernelRegression
 from ntklab.predictors.kernel_regression import KernelRegression as KernelRegression
+from ntklab.predictors.linear_model import LinearModel as LinearModel
+from ntklab.predictors.linear_model import linear_logits as linear_logits
+from ntklab.predictors.linearised import FittedLinearisedNetwork as FittedLinearisedNetwork
+from ntklab.predictors.linearised import LinearisedNetwork as LinearisedNetwork
+from ntklab.predictors.svm import FittedKernelSVM as FittedKernelSVM
+from ntklab.predictors.svm import KernelSVM as KernelSVM

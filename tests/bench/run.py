@@ -4,9 +4,17 @@ Every `bench_*.py` beside this file has a function `pairs()` that yields `Pair`s
 pair run alternately, so that a busy machine slows both; the ratio is what counts, not the seconds.
 
     python tests/bench/run.py [WORDS]      only pairs whose name contains WORDS
+
+A run of all pairs writes the table that the book's status page shows: `book/status/*`.
 """
 
+import csv
+import datetime
+import importlib.metadata
 import importlib.util
+import io
+import os
+import platform
 import statistics
 import sys
 import time
@@ -16,6 +24,7 @@ from typing import NamedTuple
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
+STATUS = ROOT / "book" / "status"
 ROUNDS, SECONDS = 15, 20.0  # at most so many rounds, and about so much time, a pair
 
 
@@ -28,6 +37,8 @@ class Pair(NamedTuple):
       other: the alternative.
       at_most: the ratio ours / other that must not be exceeded; None where it is only shown.
       equal: takes both results and says whether they agree; None where that is tested elsewhere.
+      note: what to know of the ratio, for the table.
+      close: called when the pair has been measured.
     """
 
     name: str
@@ -35,6 +46,8 @@ class Pair(NamedTuple):
     other: Callable
     at_most: float | None = None
     equal: Callable | None = None
+    note: str = ""
+    close: Callable | None = None
 
 
 class Timing(NamedTuple):
@@ -90,24 +103,50 @@ def main(words: str = "") -> int:
     """Measure all pairs and print a table; 1 where a ratio is over its bound."""
     sys.path[:0] = [str(ROOT), str(FOLDER)]
     sys.modules.setdefault("run", sys.modules[__name__])
-    slow, count = [], 0
-    print(f"{'what':58} {'ours':>10} {'other':>10} {'ratio':>7}  bound")
+    rows, slow = [], []
+    print(f"{'what':70} {'ours':>10} {'other':>10} {'ratio':>8}  bound")
     for module in modules():
         for pair in module.pairs():
-            if words not in pair.name:
-                continue
-            t, count = measure(pair), count + 1
-            bound = "" if pair.at_most is None else f"{pair.at_most:g}"
-            print(
-                f"{pair.name:58} {t.ours:9.4f}s {t.other:9.4f}s {t.ratio:7.2f}  {bound}", flush=True
-            )
-            if pair.at_most is not None and t.ratio > pair.at_most:
-                slow.append(pair.name)
-    if not count:
+            if words in pair.name:
+                rows.append(row := measured_row(pair))
+                slow += [pair.name] if pair.at_most and float(row[3]) > pair.at_most else []
+            if pair.close is not None:
+                pair.close()
+    if not rows:
         print(f"No pair has {words!r} in its name." if words else "There is no bench_*.py yet.")
+    elif not words:
+        write_status(rows)
     for name in slow:
         print(f"over its bound: {name}")
     return int(bool(slow))
+
+
+def measured_row(pair: Pair) -> list[str]:
+    """One line of the table, printed as soon as it is known."""
+    t = measure(pair)
+    bound = "" if pair.at_most is None else f"{pair.at_most:.3g}"
+    row = [pair.name, f"{t.ours:.4g}", f"{t.other:.4g}", f"{t.ratio:.3g}", bound, pair.note]
+    print(f"{row[0]:70} {row[1]:>9}s {row[2]:>9}s {row[3]:>8}  {bound}", flush=True)
+    return row
+
+
+def write_status(rows: list[list[str]]) -> None:
+    """The table and the sentence above it, for the book's status page."""
+    from ntklab._common import write_atomically
+
+    table = io.StringIO()
+    head = ["What", "Ours, s", "Other, s", "Ratio", "At most", "Note"]
+    csv.writer(table, lineterminator="\n").writerows([head, *rows])
+    write_atomically(STATUS / "benchmarks.csv", table.getvalue())
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "neural-tangents")
+    )
+    text = (
+        f"Measured on {datetime.date.today()} in one run of `make bench`: {os.cpu_count()} cores, "
+        f"{platform.machine()}, Python {platform.python_version()}, {versions}. "
+        "Seconds are medians after a warm-up call; a ratio is the median over neighbouring calls.\n"
+    )
+    write_atomically(STATUS / "machine.txt", text)
 
 
 if __name__ == "__main__":

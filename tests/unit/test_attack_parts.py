@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from ntklab.attacks import correct, cross_entropy, fgsm, margin, pgd
+from ntklab.attacks import correct, cross_entropy, fgsm, margin, mi_fgsm, pgd, random_block
 from ntklab.attacks._problem import as_pytree
 from ntklab.attacks.projections import NORMS, project_l2, project_linf, steepest_l2
 
@@ -117,6 +117,8 @@ def test_starts_fill_the_ball_evenly():
         ({"eps": 0.1, "restarts": 0}, "at least 1"),
         ({"eps": 0.1, "step_size": -1.0}, "step_size must be >= 0"),
         ({"eps": 0.1, "restarts": 2, "random_start": False}, "repeat one run"),
+        ({"eps": 0.1, "keep": "first"}, "keep must be one of 'best', 'last'"),
+        ({"eps": 0.1, "keep": "last", "restarts": 2}, "drops the others"),
     ],
 )
 def test_senseless_settings_are_refused(settings, message):
@@ -168,6 +170,26 @@ def test_an_l2_eps_longer_than_the_box_is_refused():
 def test_a_loss_of_the_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="one value an example"):
         fgsm(0.1, loss=lambda logits, y: logits.sum())(LINEAR, X, Y)
+
+
+def probabilities(w, x):
+    return jax.nn.softmax(9 * x.reshape(len(x), -1)[:, :2] @ w)
+
+
+def log_probabilities(w, x):
+    return jnp.log(probabilities(w, x))
+
+
+@pytest.mark.parametrize("attack", [pgd(0.1, steps=2), random_block(0.1, queries=2)], ids=str)
+def test_an_attack_on_a_softmax_is_flagged(attack, key):
+    with pytest.warns(UserWarning, match="Pass the scores before the softmax"):
+        attack(Partial(probabilities, LINEAR.args[0]), X, Y, key)
+    attack(Partial(log_probabilities, LINEAR.args[0]), X, Y, key)  # any warning is an error
+
+
+def test_a_momentum_of_less_than_nothing_is_refused():
+    with pytest.raises(ValueError, match="decay must be >= 0"):
+        mi_fgsm(0.1, decay=-1)
 
 
 def test_any_callable_is_attacked_and_pytrees_are_passed_on():

@@ -9,13 +9,14 @@ import pytest
 from scipy import integrate, special
 
 from ntklab._common import float64
-from ntklab.kernels import erf_duals, kappa0, kappa1, relu_duals
-from ntklab.kernels.dual import DUALS
+from ntklab.kernels import erf_duals, kappa0, kappa1, leaky_relu_duals, relu_duals
+from ntklab.kernels.dual import DUALS, duals_of
 
 COVARIANCES = [(0.3, 1.0, 2.0), (-0.9, 1.0, 1.1), (1.2, 1.5, 1.0), (0.0, 0.5, 3.0)]
 ACTIVATIONS = {
     "relu": (lambda a: np.maximum(a, 0), lambda a: (a > 0) * 1.0),
     "erf": (special.erf, lambda a: 2 / np.sqrt(np.pi) * np.exp(-(a**2))),
+    "leaky_relu": (lambda a: np.where(a > 0, a, 0.01 * a), lambda a: np.where(a > 0, 1, 0.01)),
 }
 
 
@@ -65,7 +66,34 @@ def test_variances_are_the_duals_of_equal_inputs(name):
         np.testing.assert_allclose(variances(k), duals(k, k, k), rtol=1e-11)
 
 
-@pytest.mark.parametrize("duals", [relu_duals, erf_duals])
+def test_leaky_relu_is_relu_a_line_or_the_absolute_value():
+    k12, k11, k22 = jnp.asarray(COVARIANCES).T
+    np.testing.assert_array_equal(leaky_relu_duals(k12, k11, k22, 0), relu_duals(k12, k11, k22))
+    line = leaky_relu_duals(k12, k11, k22, 1)
+    np.testing.assert_allclose(line, [k12, jnp.ones(4)], rtol=1e-7)
+    r = np.sqrt(k11 * k22)
+    sine = np.sqrt(1 - (k12 / r) ** 2)
+    folded = 2 / np.pi * (r * sine + k12 * np.arcsin(k12 / r))  # E |a| |b|
+    sign = 2 / np.pi * np.arcsin(k12 / r)
+    absolute = leaky_relu_duals(k12, k11, k22, -1.0)
+    np.testing.assert_allclose(absolute, [folded, sign], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("slope", [-1.0, 0.3])
+def test_leaky_relu_at_other_slopes_is_the_expectation(slope):
+    def leaky(a):
+        return np.where(a > 0, a, slope * a)
+
+    def its_slope(a):
+        return np.where(a > 0, 1.0, slope)
+
+    with float64():
+        values = duals_of("leaky_relu", slope)[0](*(jnp.asarray(k) for k in COVARIANCES[0]))
+    wanted = [expectation(f, *COVARIANCES[0]) for f in (leaky, its_slope)]
+    np.testing.assert_allclose(values, wanted, atol=1e-8)
+
+
+@pytest.mark.parametrize("duals", [relu_duals, erf_duals, leaky_relu_duals])
 def test_derivatives_equal_finite_differences(duals):
     with float64():
         k, h = jnp.asarray(COVARIANCES).T[:, :, None], 1e-6  # three arguments, four cases
@@ -88,7 +116,7 @@ def test_slopes_of_the_kappas():
         np.testing.assert_array_equal(jax.vmap(jax.grad(kappa1))(ends), [0.0, 1.0])
 
 
-@pytest.mark.parametrize("duals", [relu_duals, erf_duals])
+@pytest.mark.parametrize("duals", [relu_duals, erf_duals, leaky_relu_duals])
 def test_first_and_second_derivatives_are_finite_at_the_ends(duals):
     first = jax.jacobian(lambda v: jnp.stack(duals(*v)))
     both = jax.jit(lambda k: (first(k), jax.jacobian(first)(k)))

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "ntklab"
 #: A module imports from lower floors, and from its own folder.
 FLOORS = {
     "_common": -1,
+    "_memory": -1,
     "_typing": -1,
     "_nt": 0,
     "data": 0,

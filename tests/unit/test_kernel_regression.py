@@ -11,7 +11,7 @@ from sklearn.kernel_ridge import KernelRidge
 from ntklab._common import float64
 from ntklab.kernels import FullyConnected, TwoLayerNTK
 from ntklab.predictors import KernelMachine, KernelRegression, class_gradients, kernel_logits
-from ntklab.predictors.kernel_regression import _check_targets, _time
+from ntklab.predictors.kernel_regression import check_targets, check_time
 
 FROZEN = Path(__file__).parent.parent / "fixtures" / "neural_tangents_values.npz"
 INFINITY = float("inf")
@@ -281,7 +281,7 @@ def test_agreeing_duplicates_interpolate():
 @pytest.mark.parametrize("t", [-1.0, float("nan"), np.array([1.0, 2.0])])
 def test_senseless_times(t):
     with pytest.raises(ValueError, match="a time must be one number >= 0"):
-        _time(t)
+        check_time(t)
     with pytest.raises(ValueError, match="a time must be one number >= 0"):
         fitted().coefficients(-1)
 
@@ -313,4 +313,4 @@ def test_senseless_settings_inputs_and_kernels():
 
 def test_class_indices_are_not_targets():
     with pytest.raises(TypeError, match="floating point, got int32: use"):
-        _check_targets(jnp.arange(3), 3)
+        check_targets(jnp.arange(3), 3)

@@ -1,6 +1,7 @@
 """Fully connected kernels: by hand, by sampling, against finite networks and neural-tangents."""
 
 import dataclasses
+import functools
 import itertools
 from pathlib import Path
 
@@ -20,6 +21,7 @@ KERNELS = {
     "deep": FullyConnected(depth=3, b_std=0.1),
     "nngp": FullyConnected(depth=2, w_std=1.1, b_std=0.3, kind="nngp"),
     "erf": FullyConnected(depth=2, b_std=0.2, activation="erf"),
+    "leaky": FullyConnected(depth=2, b_std=0.2, activation="leaky_relu", slope=-0.4),
 }
 each_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 
@@ -100,6 +102,16 @@ def test_one_layer_nngp_at_a_right_angle_and_at_antipodes():
     np.testing.assert_allclose(opposite, 0, atol=1e-7)
 
 
+def test_a_leaky_network_without_a_bend_is_linear():
+    x, z = points(0, 4, 7), points(1, 3, 7)
+    kernel = FullyConnected(depth=3, w_std=1.0, activation="leaky_relu", slope=1)
+    np.testing.assert_allclose(kernel(x, z), 4 * x @ z.T / 7, rtol=1e-5, atol=1e-6)
+    gradient = kernel.input_gradient(x, z, jnp.ones(3))
+    np.testing.assert_allclose(
+        gradient, jnp.broadcast_to((4 * z / 7).sum(axis=0), x.shape), rtol=1e-5, atol=1e-6
+    )
+
+
 # By sampling.
 
 
@@ -144,10 +156,14 @@ def test_frozen_values_of_neural_tangents(activation, depth, b_std):
             np.testing.assert_allclose(kernel(x1), file[f"{key}/self"], rtol=1e-7)
 
 
-@pytest.mark.parametrize("activation", ["relu", "erf"])
+@pytest.mark.parametrize("activation", ["relu", "erf", "leaky_relu"])
 def test_neural_tangents_as_it_runs_here(activation):
     stax = neural_tangents().stax
-    layer = {"relu": stax.Relu, "erf": stax.Erf}[activation]
+    layer = {
+        "relu": stax.Relu,
+        "erf": stax.Erf,
+        "leaky_relu": functools.partial(stax.LeakyRelu, 0.01),
+    }[activation]
     hidden = [stax.Dense(8, 1.3, 0.3), layer()] * 4
     theirs = stax.serial(*hidden, stax.Dense(1, 1.3, 0.3))[2]
     with float64(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -305,6 +321,8 @@ def test_kernels_are_values():
         ({"w_std": float("nan")}, "w_std"),
         ({"kind": "cntk"}, "kind"),
         ({"activation": "tanh"}, "activation"),
+        ({"activation": "erf", "slope": 0.3}, "slope"),
+        ({"activation": "leaky_relu", "slope": float("inf")}, "slope"),
         ({"block_bytes": 0}, "block_bytes"),
     ],
 )

@@ -1,0 +1,418 @@
+"""The empirical neural tangent kernel of any network that treats its examples one by one."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntklab._common import progress
+from ntklab._memory import default_budget, format_bytes, parse_bytes
+from ntklab._typing import Array
+from ntklab.kernels import capture, prepare
+from ntklab.kernels.explain import Explanation, explanation
+from ntklab.kernels.plan import needs, plan
+
+MODES = ("full", "per_class", "trace", "sum_logits")
+#: Rows of a block at most, on CPU and elsewhere.
+_ROWS = {"cpu": 256}, 1024
+#: From so many FLOPs on, the symmetric half is worth cutting blocks for.
+_WORTH_HALVING = 4e8
+
+
+def empirical_ntk(
+    f: Callable,
+    params: Any,
+    x1: Any,
+    x2: Any = None,
+    mode: str = "full",
+    memory_budget: int | str | None = None,
+    explain: bool = False,
+    *,
+    precision: str = "highest",
+) -> Array | Explanation:
+    r"""The kernel $J(x)\,J(x')^\top$ of a network at its present parameters.
+
+    $$\Theta_{ij,kl} = \sum_p \frac{\partial f_k(x_i)}{\partial\theta_p}
+      \frac{\partial f_l(x'_j)}{\partial\theta_p},$$
+
+    the sum over all entries of `params`. Layers are found in `f` itself: their inputs and output
+    cotangents are captured in one batched backward pass an output, and each parameter takes the
+    cheapest of three contractions (`ntklab.kernels.rules`). The network must treat examples
+    independently; BatchNorm therefore runs in evaluation mode, its statistics closed over.
+
+    Args:
+      f: `f(params, x)`, inputs `(b, ...)` to outputs `(b, k)`; any function that JAX can
+        differentiate. Flax linen: `lambda p, x: model.apply({"params": p, **state}, x)`. NNX:
+        `graph, params, rest = nnx.split(model, nnx.Param, ...)` and
+        `lambda p, x: nnx.merge(graph, p, rest)(x)`. Compiled code is kept for each function
+        object, so define it once; give what changes between calls (statistics) as
+        `jax.tree_util.Partial(f, statistics)`.
+      params: a pytree of floating-point arrays.
+      x1: inputs, `(n, ...)`.
+      x2: inputs `(m, ...)`; without it `x1` again, at half the work.
+      mode: `full`; `per_class` for the blocks $k = l$; `trace` for their *sum* over classes
+        (neural-tangents divides it by k); `sum_logits` for the kernel of $\sum_k f_k$.
+      memory_budget: bytes, or words such as `"2GiB"`, for what is held on top of the result.
+        Without it, half of what is free. It changes speed, and the result by rounding only.
+      explain: return the table of rules instead, which costs a trace of `f` only.
+      precision: of matrix products where hardware offers several, as in
+        `jax.default_matmul_precision`.
+
+    Returns:
+      `full` `(n, m, k, k)`, `per_class` `(n, m, k)`, `trace` and `sum_logits` `(n, m)`; symmetric
+      to the last bit without `x2`. With `explain`, a list of rows that prints as a table.
+
+    Cost: a forward pass and k backward passes an example (`sum_logits`: one), and per pair what
+      `explain` shows: for `full` at most $2 k^2 p$ FLOPs, for `per_class` and `trace` $2kp$, for
+      `sum_logits` $2p$. Captures of all examples are kept where the budget allows.
+
+    Raises:
+      TypeError: inputs or parameters that are not float32 or float64, integer images.
+      ValueError: shapes that do not fit, NaN or infinite values, an output that is not `(b, k)`, a
+        network that mixes examples, an unknown mode, a budget too small for one row.
+
+    Source: Novak, Sohl-Dickstein and Schoenholz (2022), "Fast finite width neural tangent kernel".
+
+    >>> params = {"w": jnp.array([[1.0, -1.0], [2.0, 0.5]]), "v": jnp.array([[1.0], [3.0]])}
+    >>> def network(p, x):
+    ...     return jax.nn.relu(x @ p["w"]) @ p["v"]
+    >>> print(empirical_ntk(network, params, jnp.eye(2), mode="trace"))
+    [[ 2.    2.  ]
+     [ 2.   14.25]]
+    """
+    kernel = EmpiricalNTK(
+        f, params, mode, memory_budget=memory_budget, precision=precision, partners=None
+    )
+    if explain:
+        return kernel.explain(x1, x2)
+    return kernel(x1, x2)
+
+
+@jax.tree_util.register_pytree_node_class
+class EmpiricalNTK:
+    """The kernel of `empirical_ntk` as an object, for `ntklab.kernels.gram` and for reuse.
+
+    It is a pytree whose leaves are the parameters: compiled code takes them as arguments, and a
+    second object with the same `f` and other parameters compiles nothing.
+
+    Args:
+      f: see `empirical_ntk`.
+      params: see `empirical_ntk`.
+      mode: see `empirical_ntk`.
+      memory_budget: see `empirical_ntk`; for `__call__` alone.
+      precision: see `empirical_ntk`.
+      partners: with about how many examples each example will be paired; many make forming
+        Jacobians worth while. None: as many as each call has.
+
+    Raises: as `empirical_ntk` does.
+    """
+
+    def __init__(
+        self,
+        f: Callable,
+        params: Any,
+        mode: str = "full",
+        *,
+        memory_budget: int | str | None = None,
+        precision: str = "highest",
+        partners: int | None = 256,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
+        if memory_budget is not None:
+            memory_budget = parse_bytes(memory_budget)
+        self.f, self.params, self.mode = f, params, mode
+        self.memory_budget, self.precision, self.partners = memory_budget, precision, partners
+        self._check_params()
+
+    def tree_flatten(self):
+        """The arrays of `params`, and those that `f` carries where it is a pytree."""
+        options = (self.mode, self.memory_budget, self.precision, self.partners)
+        if capture.carried_by(self.f)[0]:
+            return (self.params, self.f), (None, options)
+        return (self.params, None), (self.f, options)
+
+    @classmethod
+    def tree_unflatten(cls, static, children):
+        """The object again, without checks: JAX puts other things than arrays into it too."""
+        new = object.__new__(cls)
+        (new.params, carrier), (function, options) = children, static
+        new.f = carrier if function is None else function
+        new.mode, new.memory_budget, new.precision, new.partners = options
+        return new
+
+    def prepare(self, x: Array) -> tuple[dict[str, Any], ...]:
+        """Captures of a block `(b, ...)`: a pytree of arrays with examples first.
+
+        Cost: one forward pass and k backward passes an example; see `memory`.
+        """
+        return _prepare(self._planned(None), x)
+
+    def tile(self, one: tuple[dict[str, Any], ...], two: tuple[dict[str, Any], ...]) -> Array:
+        """Entries `(b, c, ...)` of two prepared blocks; see `empirical_ntk` for cost."""
+        return _tile(self.mode, self.precision, one, two)
+
+    def memory(self, example: tuple[int, ...], dtype: Any) -> tuple[int, int]:
+        """Bytes for a prepared example (with its share of the work of preparing), and a pair."""
+        _, _, need = self._planned(None)._plan(tuple(example), jnp.dtype(dtype))
+        return max(need.held, (2 * need.held + need.working) // 4), need.pair
+
+    def diagonal(self, x: Array) -> Array:
+        """Entries at coincident inputs: `(n, k, k)`, `(n, k)` or `(n,)`.
+
+        Cost: that of n pairs. Raises as `__call__` does.
+        """
+        x = self._check(x, "x")
+        self._check_mixing(x)
+        own = self._planned(1)
+        block = own._block(len(x), 0, x, False)[0]
+        starts = range(0, len(x), block)
+        x = _padded(x, block)
+        parts = [_own(own, _prepare_from(own, x, start, block)) for start in starts]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)[: len(x)]
+
+    def __call__(self, x1: Array, x2: Array | None = None) -> Array:
+        """The matrix; see `empirical_ntk`."""
+        x1 = self._check(x1, "x1")
+        x2 = None if x2 is None else self._check(x2, "x2", x1)
+        self._check_mixing(x1)
+        n, m = len(x1), len(x1 if x2 is None else x2)
+        own = self._planned(2 * n * m // (n + m))
+        block, keep = own._block(n, m, x1, x2 is None)
+        out = own._blocks(x1, x2, block, keep)
+        return out[:n, :m] if out.shape[:2] != (n, m) else out
+
+    def explain(self, x1: Any, x2: Any = None) -> Explanation:
+        """The rule, FLOPs and bytes of every parameter, for `kernel(x1, x2)`; computes nothing."""
+        n, m = len(x1), len(x1 if x2 is None else x2)
+        own = self._planned(2 * n * m // (n + m))
+        x = self._check(x1, "x1")
+        program, terms, _ = own._plan(x.shape[1:], x.dtype)
+        return explanation(program, terms, self.params, n, None if x2 is None else m)
+
+    # The plan.
+
+    def _planned(self, partners: int | None) -> "EmpiricalNTK":
+        """The same object with the number of partners decided."""
+        if self.partners is not None:
+            return self
+        new = self.tree_unflatten(*reversed(self.tree_flatten()))
+        new.partners = 256 if partners is None else max(1, partners)
+        return new
+
+    def _plan(self, shape: tuple[int, ...], dtype: Any):
+        """Program, terms and needs for examples of this shape; remembered."""
+        key = self._key(shape, dtype)
+        if key in _PLANS:
+            return _PLANS[key]
+        with jax.default_matmul_precision(self.precision):
+            program = capture.trace(self.f, self.params, shape, dtype)
+        terms = plan(program, self.mode, self.partners)
+        made = program, terms, needs(program, terms, self.mode)
+        if not any(isinstance(v, jax.core.Tracer) for v in program.constants.values()):
+            if len(_PLANS) >= 64:
+                _PLANS.pop(next(iter(_PLANS)))
+            _PLANS[key] = made
+        return made
+
+    def _key(self, shape: tuple[int, ...], dtype: Any):
+        """All that a plan depends on."""
+        leaves, structure = jax.tree.flatten(self.params)
+        carried, _ = capture.carried_by(self.f)
+        f = jax.tree.structure(self.f) if carried else self.f
+        specs = tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves + carried)
+        options = self.mode, self.precision, self.partners
+        return f, structure, specs, tuple(shape), jnp.dtype(dtype), *options
+
+    # Blocks.
+
+    def _block(self, n: int, m: int, x: Array, symmetric: bool) -> tuple[int, bool]:
+        """Rows of a block, and whether the captures of all blocks are kept."""
+        need = self._plan(x.shape[1:], x.dtype)[2]
+        device = jax.devices()[0]
+        budget = self.memory_budget
+        budget = default_budget(device) if budget is None else budget
+
+        def bytes_of(block, keep):
+            held = (n + (0 if symmetric else m)) if keep else 2 * block
+            return held * need.held + block * need.working + block * block * need.pair
+
+        block = min(_ROWS[0].get(device.platform, _ROWS[1]), max(n, m))
+        if symmetric and need.pair_flops * n * n > _WORTH_HALVING:
+            block = min(block, max(32, math.ceil(n / 4)))
+        while block > 1 and bytes_of(block, False) > budget:
+            block = block * 3 // 4
+        if bytes_of(block, False) > budget:
+            raise ValueError(
+                f"memory_budget of {format_bytes(budget)} is too small for one row: at least "
+                f"{bytes_of(1, False)} bytes are needed."
+            )
+        keep = bytes_of(block, True) <= budget
+        return math.ceil(max(n, m) / math.ceil(max(n, m) / block)), keep
+
+    def _blocks(self, x1: Array, x2: Array | None, block: int, keep: bool) -> Array:
+        """The matrix for inputs filled up to whole blocks."""
+        rows, kept = _padded(x1, block), {}
+        columns = rows if x2 is None else _padded(x2, block)
+
+        def prepared(x, side, start):
+            if (side, start) in kept:
+                return kept[side, start]
+            made = _prepare_from(self, x, start, block)
+            if keep:
+                kept[side, start] = made
+            return made
+
+        starts = [range(0, len(x), block) for x in (rows, columns)]
+        if len(starts[0]) == len(starts[1]) == 1:
+            one = prepared(rows, 0, 0)
+            if x2 is None:
+                return _mirrored(self.mode, self.tile(one, one))
+            return self.tile(one, prepared(columns, 1, 0))
+        tasks = [(i, j) for i in starts[0] for j in starts[1] if x2 is not None or i <= j]
+        out, now = None, (None, None)
+        for i, j in progress(tasks, "empirical NTK") if len(tasks) > 16 else tasks:
+            if now[0] != i:
+                now = i, prepared(rows, 0, i)
+            other = now[1] if x2 is None and i == j else prepared(columns, int(x2 is not None), j)
+            part = self.tile(now[1], other)
+            if out is None:
+                out = jnp.zeros((len(rows), len(columns), *part.shape[2:]), part.dtype)
+            if x2 is None and i == j:
+                part = _mirrored(self.mode, part)
+            out = _placed(out, part, i, j)
+            if x2 is None and i < j:
+                out = _placed(out, _turned(self.mode, part), j, i)
+        return out
+
+    # Checks.
+
+    def _check_params(self) -> None:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+            name = jax.tree_util.keystr(path)
+            dtype = jnp.result_type(leaf)
+            if dtype not in (jnp.float32, jnp.float64):
+                raise TypeError(
+                    f"params{name} is {dtype}; parameters must be float32 or float64 (convert "
+                    "half precision, close over counters and keys)."
+                )
+            if not isinstance(leaf, jax.core.Tracer) and not bool(jnp.isfinite(leaf).all()):
+                raise ValueError(f"params{name} holds NaN or infinite values.")
+
+    def _check(self, x: Any, name: str, like: Array | None = None) -> Array:
+        """The inputs as an array, or one sentence."""
+        x = jnp.asarray(x)
+        if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype not in (jnp.float32, jnp.float64):
+            raise TypeError(
+                f"{name} is {x.dtype}, which has too few digits for a kernel; convert it to "
+                "float32."
+            )
+        if x.ndim < 1 or 0 in x.shape:
+            raise ValueError(
+                f"{name} must be a batch, examples first and no axis empty, got shape {x.shape}."
+            )
+        if like is not None and (x.shape[1:], x.dtype) != (like.shape[1:], like.dtype):
+            raise ValueError(
+                "x1 and x2 need one dtype and one shape after the first axis, got "
+                f"{like.dtype}{list(like.shape)} and {x.dtype}{list(x.shape)}."
+            )
+        if not isinstance(x, jax.core.Tracer) and not np.isfinite(np.asarray(x)).all():
+            raise ValueError(f"{name} holds NaN or infinite values; look at where it comes from.")
+        return x
+
+    def _check_mixing(self, x: Array) -> None:
+        """Raise when the outputs of two examples depend on their being together; asked once."""
+        leaves = [x, *jax.tree.leaves(self.params), *capture.carried_by(self.f)[0]]
+        if len(x) < 2 or any(isinstance(a, jax.core.Tracer) for a in leaves):
+            return
+        key = self._key(x.shape[1:], x.dtype)
+        if key in _CHECKED:
+            return
+        together, alone = _two_ways(self, x[:2])
+        scale = float(jnp.abs(alone).max())
+        if not bool((jnp.abs(together - alone) <= 1e-3 * scale + 1e-6).all()):
+            raise ValueError(
+                "f mixes the examples of a batch (BatchNorm in training mode?): two examples "
+                "together give other outputs than each alone; close over fixed statistics."
+            )
+        _CHECKED.add(key)
+
+
+_PLANS: dict = {}
+_CHECKED: set = set()
+
+
+def _captures(kernel: EmpiricalNTK, x: Array) -> tuple[dict[str, Any], ...]:
+    program, terms, _ = kernel._plan(x.shape[1:], x.dtype)
+    leaves = jax.tree.leaves(kernel.params) + capture.carried_by(kernel.f)[0]
+    with jax.default_matmul_precision(kernel.precision):
+        one = functools.partial(
+            prepare.prepare, program, terms, leaves, summed=kernel.mode == "sum_logits"
+        )
+        return jax.vmap(one)(x)
+
+
+_prepare = jax.jit(_captures)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _prepare_from(kernel: EmpiricalNTK, x: Array, start: Any, block: int):
+    return _captures(kernel, jax.lax.dynamic_slice_in_dim(x, start, block))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _tile(mode: str, precision: str, one: Any, two: Any) -> Array:
+    with jax.default_matmul_precision(precision):
+        return prepare.tile(mode, one, two)
+
+
+@jax.jit
+def _own(kernel: EmpiricalNTK, captures: Any) -> Array:
+    """The entries of every example with itself."""
+
+    def single(one):
+        batch = jax.tree.map(lambda a: a[None], one)
+        return prepare.tile(kernel.mode, batch, batch)[0, 0]
+
+    with jax.default_matmul_precision(kernel.precision):
+        return jax.vmap(single)(captures)
+
+
+@jax.jit
+def _two_ways(kernel: EmpiricalNTK, x: Array) -> tuple[Array, Array]:
+    """Outputs of a batch, and of its examples one by one."""
+    f, params = kernel.f, kernel.params
+    return f(params, x), jnp.concatenate([f(params, x[i : i + 1]) for i in range(len(x))])
+
+
+def _padded(x: Array, block: int) -> Array:
+    """`x` with its last row repeated up to whole blocks."""
+    extra = -len(x) % block
+    return jnp.concatenate([x, jnp.repeat(x[-1:], extra, axis=0)]) if extra else x
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _placed(out: Array, part: Array, row: Any, column: Any) -> Array:
+    return jax.lax.dynamic_update_slice(out, part, (row, column) + (0,) * (out.ndim - 2))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _turned(mode: str, part: Array) -> Array:
+    """Entries of the pairs the other way round; in mode `full` those of outputs turn too."""
+    part = jnp.swapaxes(part, 0, 1)
+    return jnp.swapaxes(part, 2, 3) if mode == "full" else part
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mirrored(mode: str, part: Array) -> Array:
+    """A tile on the diagonal, its lower half taken from the upper one."""
+    n, k = len(part), part.shape[-1] if mode == "full" else 1
+    row, column = jnp.arange(n)[:, None, None, None], jnp.arange(n)[None, :, None, None]
+    first, second = jnp.arange(k)[:, None], jnp.arange(k)[None, :]
+    upper = (row < column) | ((row == column) & (first <= second))
+    upper = upper if mode == "full" else upper.reshape(n, n, *(1,) * (part.ndim - 2))
+    return jnp.where(upper, part, _turned(mode, part))

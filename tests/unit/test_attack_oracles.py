@@ -1,0 +1,125 @@
+"""Our attacks beside other people's: foolbox in the same process, torchattacks from a fixture."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from ntklab.attacks import apgd, apgd_targeted, cross_entropy, fgsm, mi_fgsm, pgd, square
+
+with warnings.catch_warnings():  # it imports SciPy by names that are deprecated
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import foolbox
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+STORED = dict(np.load(FIXTURES / "attack_torchattacks.npz"))
+X = jnp.asarray(STORED["images"], jnp.float32) / 255
+Y = jnp.asarray(STORED["labels"], jnp.int32)
+EPS = {"linf": 0.15, "l2": 1.5}
+
+
+@pytest.fixture(scope="module")
+def machine():
+    sys.path.insert(0, str(FIXTURES))
+    try:
+        from make_attack_fixture import network
+    finally:
+        sys.path.pop(0)
+    weights = {k[8:]: jnp.asarray(w) for k, w in STORED.items() if k.startswith("weights/")}
+    return Partial(network, weights)
+
+
+# foolbox: the same network, images, steps and start give the same points.
+
+
+@pytest.fixture(scope="module")
+def judge(machine):
+    return foolbox.JAXModel(jax.jit(machine), bounds=(0, 1), data_format="channels_last")
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_and_fgsm_give_the_points_of_foolbox(norm, machine, judge):
+    x, y, eps = X[:64], Y[:64], EPS[norm]
+    settings = {"abs_stepsize": eps / 5, "steps": 10, "random_start": False}
+    theirs = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm](**settings)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        _, expected, won = theirs(judge, x, foolbox.criteria.Misclassification(y), epsilons=eps)
+        one = {
+            "linf": foolbox.attacks.LinfFastGradientAttack,
+            "l2": foolbox.attacks.L2FastGradientAttack,
+        }
+        _, stepped, fooled = one[norm]()(
+            judge, x, foolbox.criteria.Misclassification(y), epsilons=eps
+        )
+    ours = pgd(eps, norm, 10, eps / 5, random_start=False, keep="last")(machine, x, y)
+    assert abs(float(ours.success.mean() - won.mean())) <= 1 / 64
+    same = np.isclose(ours.x_adv, expected, atol=1e-3).all(axis=(1, 2, 3))
+    assert same.mean() > 0.9  # a sign of a gradient near zero may differ
+    assert 0.2 < ours.success.mean() < 1
+    ours = fgsm(eps, norm, keep="last")(machine, x, y)
+    np.testing.assert_allclose(ours.x_adv, stepped, atol=1e-4)
+    np.testing.assert_array_equal(ours.success, fooled)
+
+
+# torchattacks: robust accuracies, and how far each example is pushed.
+
+
+def left_by(result):
+    return ~np.asarray(result.success)
+
+
+def test_the_network_is_the_one_that_was_attacked(machine):
+    np.testing.assert_allclose(machine(X), STORED["logits"], atol=1e-4)
+
+
+def check_left(result, theirs):
+    """The accuracy of other seeds to 1 %, and no less agreement than these have with each other."""
+    left = left_by(result)
+    assert abs(left.mean() - theirs.mean()) <= 0.01
+    among = min((theirs[i] == theirs[i - 1]).mean() for i in range(3))
+    assert min((left == other).mean() for other in theirs) >= among - 0.02
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("loss", ["ce", "dlr"])
+def test_apgd_leaves_the_robust_accuracy_of_torchattacks(norm, loss, machine, key):
+    result = apgd(EPS[norm], norm, steps=50, loss=loss)(machine, X, Y, key)
+    check_left(result, STORED[f"robust/apgd-{loss}/{norm}"])
+    # Where nothing succeeds both report the greatest loss of the walk.
+    theirs = STORED[f"loss/apgd-{loss}/{norm}"][:, left_by(result)]
+    ours = np.asarray(result.loss)[left_by(result)]
+    spread = np.abs(theirs - theirs[[1, 2, 0]]).mean()
+    assert np.abs(ours[None] - theirs).mean() <= 2 * spread + 1e-3
+    assert abs(ours.mean() - theirs.mean()) <= 0.02 * np.abs(theirs).mean()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_targeted_apgd_leaves_the_robust_accuracy_of_torchattacks(norm, machine, key):
+    result = apgd_targeted(EPS[norm], norm, steps=50)(machine, X, Y, key)
+    check_left(result, STORED[f"robust/apgd-t/{norm}"])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_square_leaves_about_the_robust_accuracy_of_torchattacks(norm, machine, key):
+    """Both are random; ours wastes no query, so it may be stronger by a little."""
+    result = square(EPS[norm], norm, queries=1000)(machine, X, Y, key)
+    theirs = STORED[f"robust/square/{norm}"].mean()
+    assert -0.05 <= left_by(result).mean() - theirs <= 0.02
+    white_box = STORED[f"robust/apgd-t/{norm}"].all(axis=0)
+    assert (left_by(result) >= white_box).mean() > 0.98
+
+
+def test_the_order_of_strength_on_a_trained_network(machine, key):
+    left = [
+        left_by(attack(machine, X, Y, key)).mean()
+        for attack in (fgsm(0.15), pgd(0.15, steps=20), apgd(0.15, steps=50))
+    ]
+    assert left[0] > left[1] >= left[2] - 0.005
+    transfer = mi_fgsm(0.15)(machine, X, Y)
+    assert left[2] <= left_by(transfer).mean() < left[0] + 0.01
+    assert (cross_entropy(machine(transfer.x_adv), Y) == transfer.loss).mean() > 0.5

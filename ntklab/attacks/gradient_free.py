@@ -83,8 +83,8 @@ def square(
     >>> brightness = lambda x: x.mean(axis=(1, 2)) - 0.45
     >>> x, y = jnp.full((1, 4, 4), 0.5), jnp.array([1])
     >>> result = square(eps=0.1, queries=200)(brightness, x, y, jax.random.key(0))
-    >>> print(result.success, result.gradients_used, result.queries)
-    [ True] 0 200
+    >>> print(result.success, result.gradients_used)
+    [ True] 0
     """
     if not 0 < p_init <= 1:
         raise ValueError(f"p_init must be in (0, 1], got {p_init}.")
@@ -131,8 +131,8 @@ def random_block(
     >>> linear = Partial(lambda w, x: x @ w, jnp.array([2.0, -1.0]))
     >>> x, y = jnp.array([[0.5, 0.5]]), jnp.array([1])
     >>> result = random_block(eps=0.25, queries=50)(linear, x, y, jax.random.key(0))
-    >>> print(result.x_adv, result.success)
-    [[0.25 0.75]] [ True]
+    >>> print(result.success, result.gradients_used)
+    [ True] 0
     """
     return _attack("random_block", eps, norm, queries, bounds, loss, 0.0)
 

@@ -35,7 +35,7 @@ class TwoLayerNTK(Kernel):
     Args:
       block_bytes: scratch memory, see `Kernel`.
 
-    Cost: `2 n m d` operations and `n m` arc tangents; `8 n m` numbers of scratch.
+    Cost: `2 n m d` operations and `n m` values of `kappa0`; `8 n m` numbers of scratch.
     `input_gradient`: `2 b m d k` operations more.
 
     Accuracy: see `ntklab.kernels.dual`; relative to $|x||x'|$ about 2e-7 in float32, and 1e-4 for
@@ -89,7 +89,7 @@ class FullyConnected(Kernel):
       slope: of leaky ReLU for negative inputs; `stax.LeakyRelu(slope)` or `ABRelu(slope, 1)`.
       block_bytes: scratch memory, see `Kernel`.
 
-    Cost: `2 n m d` operations and `n m L` arc tangents; `8 n m` numbers of scratch.
+    Cost: `2 n m d` operations and `n m L` values of `kappa0`; `8 n m` numbers of scratch.
     `input_gradient`: `2 b m d k` operations more.
 
     Accuracy: as for `TwoLayerNTK`, times the number of layers.

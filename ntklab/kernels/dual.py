@@ -103,7 +103,7 @@ def kappa1(u: Float[Array, "..."]) -> Float[Array, "..."]:
     Returns:
       Values in [0, 1], same shape. The derivative is $\kappa_0(u)$.
 
-    Cost: one square root and one arc tangent an entry.
+    Cost: one square root and one `kappa0` an entry.
 
     Source: Cho and Saul (2009), "Kernel methods for deep learning", section 2.1, n = 1.
 
@@ -154,7 +154,7 @@ def relu_duals(
     Returns:
       The pair (dual of ReLU, dual of its derivative), broadcast shape.
 
-    Cost: one square root and one arc tangent an entry; a few temporaries of that shape.
+    Cost: one square root and one `kappa0` an entry; a few temporaries of that shape.
 
     Source: Cho and Saul (2009), section 2.1; Jacot et al. (2018), section 4.
 

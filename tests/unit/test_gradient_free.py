@@ -126,7 +126,7 @@ def test_square_l2_keeps_its_length_and_changes_two_windows():
     weights = np.linalg.norm(start, axis=(2, 4))
     np.testing.assert_allclose(weights, weights.mean(), rtol=1e-4)  # 25 equal tiles
     sides = _blocks.sides("l2", (10, 10, 2), 40, 0.8)
-    best, value = points[1] - np.asarray(x), loss_of(points[1])
+    best, value, emptied = points[1] - np.asarray(x), loss_of(points[1]), []
     for number, point in enumerate(points[2:]):
         delta = point - np.asarray(x)
         for i in range(4):  # outside both windows the direction is as it was
@@ -134,8 +134,10 @@ def test_square_l2_keeps_its_length_and_changes_two_windows():
             scale = np.median(delta[i][there] / best[i][there])
             kept = np.abs(delta[i] - scale * best[i]) < 1e-5
             assert (~kept).any(axis=2).sum() <= 2 * sides[number] ** 2
+            emptied.append(((delta[i] == 0) & there).any())
         better = loss_of(point) > value
         best[better], value[better] = delta[better], loss_of(point)[better]
+    assert np.mean(emptied[-80:]) > 0.5  # the second window, unless it lies under the first
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -180,6 +182,14 @@ def test_successes_are_real_and_clean_errors_come_back(make, norm, key):
     np.testing.assert_allclose(result.loss, margin(MACHINE(result.x_adv), Y), atol=1e-5)
     assert lengths(result.x_adv - X, norm).max() <= eps * (1 + 1e-5)
     np.testing.assert_array_equal(result.zero_gradients, 0)
+
+
+def test_a_success_is_final(key):
+    """More queries find more, and leave alone what is fooled already."""
+    few, many = (random_block(0.05, queries=q)(MACHINE, X, Y, key) for q in (40, 100))
+    early = np.asarray(few.success)
+    assert (many.success >= few.success).all() and 3 < early.sum() < 24
+    np.testing.assert_array_equal(many.x_adv[early], few.x_adv[early])
 
 
 @pytest.mark.parametrize("make", [square, random_block])

@@ -15,7 +15,7 @@ from ntklab._memory import parse_bytes
 from ntklab.kernels import Convolutional, FullyConnected, TwoLayerNTK, gram, plan_gram
 
 MODULES = [
-    importlib.import_module(f"ntklab.kernels.{m}") for m in ("gram", "gram_plan", "gram_store")
+    importlib.import_module(f"ntklab.kernels.gram.{m}") for m in ("build", "plan", "store")
 ]
 KERNEL = FullyConnected(depth=2, b_std=0.1)
 

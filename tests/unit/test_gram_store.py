@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntklab.kernels import FullyConnected, TwoLayerNTK, gram, gram_store
+from ntklab.kernels import FullyConnected, TwoLayerNTK, gram
+from ntklab.kernels.gram import store as gram_store
 
 ROOT = Path(__file__).parents[2]
 KERNEL = FullyConnected(depth=2)
@@ -20,7 +21,8 @@ X = np.random.default_rng(0).normal(size=(150, 5)).astype(np.float32)
 KILLED = """
 import os, signal, sys
 import numpy as np
-from ntklab.kernels import FullyConnected, gram, gram_store
+from ntklab.kernels import FullyConnected, gram
+from ntklab.kernels.gram import store as gram_store
 
 finish = gram_store.Store.finish
 def finish_or_die(store, block):

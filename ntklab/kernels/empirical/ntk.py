@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntklab._common import progress
 from ntklab._memory import default_budget, format_bytes, parse_bytes
 from ntklab._typing import Array
-from ntklab.kernels import capture, prepare
-from ntklab.kernels.explain import Explanation, explanation
-from ntklab.kernels.plan import needs, plan
+from ntklab.kernels.empirical import capture, prepare
+from ntklab.kernels.empirical.assemble import assemble, padded
+from ntklab.kernels.empirical.explain import Explanation, explanation
+from ntklab.kernels.empirical.plan import needs, plan
 
 MODES = ("full", "per_class", "trace", "sum_logits")
 #: Rows of a block at most, on CPU and elsewhere.
@@ -41,8 +41,8 @@ def empirical_ntk(
 
     the sum over all entries of `params`. Layers are found in `f` itself: their inputs and output
     cotangents are captured in one batched backward pass an output, and each parameter takes the
-    cheapest of three contractions (`ntklab.kernels.rules`). The network must treat examples
-    independently; BatchNorm therefore runs in evaluation mode, its statistics closed over.
+    cheapest of three contractions (`ntklab.kernels.empirical.rules`). The network must treat
+    examples independently; BatchNorm therefore runs in evaluation mode, its statistics closed over.
 
     Args:
       f: `f(params, x)`, inputs `(b, ...)` to outputs `(b, k)`; any function that JAX can
@@ -167,11 +167,11 @@ class EmpiricalNTK:
         Cost: that of n pairs. Raises as `__call__` does.
         """
         x = self._check(x, "x")
-        self._check_mixing(x)
         own = self._planned(1)
         block = own._block(len(x), 0, x, False)[0]
+        self._check_mixing(x)
         starts = range(0, len(x), block)
-        x = _padded(x, block)
+        x = padded(x, block)
         parts = [_own(own, _prepare_from(own, x, start, block)) for start in starts]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts)[: len(x)]
 
@@ -179,12 +179,12 @@ class EmpiricalNTK:
         """The matrix; see `empirical_ntk`."""
         x1 = self._check(x1, "x1")
         x2 = None if x2 is None else self._check(x2, "x2", x1)
-        self._check_mixing(x1)
         n, m = len(x1), len(x1 if x2 is None else x2)
         own = self._planned(2 * n * m // (n + m))
         block, keep = own._block(n, m, x1, x2 is None)
-        out = own._blocks(x1, x2, block, keep)
-        return out[:n, :m] if out.shape[:2] != (n, m) else out
+        own._check_mixing(x1)
+        prepared = functools.partial(_prepare_from, own)
+        return assemble(own.mode, prepared, own.tile, x1, x2, block, keep)
 
     def explain(self, x1: Any, x2: Any = None) -> Explanation:
         """The rule, FLOPs and bytes of every parameter, for `kernel(x1, x2)`; computes nothing."""
@@ -253,41 +253,6 @@ class EmpiricalNTK:
             )
         keep = bytes_of(block, True) <= budget
         return math.ceil(max(n, m) / math.ceil(max(n, m) / block)), keep
-
-    def _blocks(self, x1: Array, x2: Array | None, block: int, keep: bool) -> Array:
-        """The matrix for inputs filled up to whole blocks."""
-        rows, kept = _padded(x1, block), {}
-        columns = rows if x2 is None else _padded(x2, block)
-
-        def prepared(x, side, start):
-            if (side, start) in kept:
-                return kept[side, start]
-            made = _prepare_from(self, x, start, block)
-            if keep:
-                kept[side, start] = made
-            return made
-
-        starts = [range(0, len(x), block) for x in (rows, columns)]
-        if len(starts[0]) == len(starts[1]) == 1:
-            one = prepared(rows, 0, 0)
-            if x2 is None:
-                return _mirrored(self.mode, self.tile(one, one))
-            return self.tile(one, prepared(columns, 1, 0))
-        tasks = [(i, j) for i in starts[0] for j in starts[1] if x2 is not None or i <= j]
-        out, now = None, (None, None)
-        for i, j in progress(tasks, "empirical NTK") if len(tasks) > 16 else tasks:
-            if now[0] != i:
-                now = i, prepared(rows, 0, i)
-            other = now[1] if x2 is None and i == j else prepared(columns, int(x2 is not None), j)
-            part = self.tile(now[1], other)
-            if out is None:
-                out = jnp.zeros((len(rows), len(columns), *part.shape[2:]), part.dtype)
-            if x2 is None and i == j:
-                part = _mirrored(self.mode, part)
-            out = _placed(out, part, i, j)
-            if x2 is None and i < j:
-                out = _placed(out, _turned(self.mode, part), j, i)
-        return out
 
     # Checks.
 
@@ -386,33 +351,4 @@ def _own(kernel: EmpiricalNTK, captures: Any) -> Array:
 def _two_ways(kernel: EmpiricalNTK, x: Array) -> tuple[Array, Array]:
     """Outputs of a batch, and of its examples one by one."""
     f, params = kernel.f, kernel.params
-    return f(params, x), jnp.concatenate([f(params, x[i : i + 1]) for i in range(len(x))])
-
-
-def _padded(x: Array, block: int) -> Array:
-    """`x` with its last row repeated up to whole blocks."""
-    extra = -len(x) % block
-    return jnp.concatenate([x, jnp.repeat(x[-1:], extra, axis=0)]) if extra else x
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _placed(out: Array, part: Array, row: Any, column: Any) -> Array:
-    return jax.lax.dynamic_update_slice(out, part, (row, column) + (0,) * (out.ndim - 2))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _turned(mode: str, part: Array) -> Array:
-    """Entries of the pairs the other way round; in mode `full` those of outputs turn too."""
-    part = jnp.swapaxes(part, 0, 1)
-    return jnp.swapaxes(part, 2, 3) if mode == "full" else part
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _mirrored(mode: str, part: Array) -> Array:
-    """A tile on the diagonal, its lower half taken from the upper one."""
-    n, k = len(part), part.shape[-1] if mode == "full" else 1
-    row, column = jnp.arange(n)[:, None, None, None], jnp.arange(n)[None, :, None, None]
-    first, second = jnp.arange(k)[:, None], jnp.arange(k)[None, :]
-    upper = (row < column) | ((row == column) & (first <= second))
-    upper = upper if mode == "full" else upper.reshape(n, n, *(1,) * (part.ndim - 2))
-    return jnp.where(upper, part, _turned(mode, part))
+    return f(params, x), jax.lax.map(lambda one: f(params, one[None])[0], x)

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from ntklab._typing import Array
-from ntklab.kernels import capture, rules
-from ntklab.kernels.capture import Program
-from ntklab.kernels.plan import Factors, Term
+from ntklab.kernels.empirical import capture, rules
+from ntklab.kernels.empirical.capture import Program
+from ntklab.kernels.empirical.plan import Factors, Term
 
 #: Jacobians with fewer columns are joined before they are multiplied.
 SMALL = 4096

@@ -11,7 +11,7 @@ import numpy as np
 
 from ntklab._memory import default_budget, format_bytes, parse_bytes
 from ntklab.kernels.blocks import even
-from ntklab.kernels.gram_tiles import Costs
+from ntklab.kernels.gram.tiles import Costs
 
 #: Largest tile (rows), and scratch that a standard tile may take: in cache, or enough for a GPU.
 _ROWS = {"cpu": 256}, 2048

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 
 from ntklab._memory import format_bytes
-from ntklab.kernels.capture import Program
-from ntklab.kernels.plan import Term
+from ntklab.kernels.empirical.capture import Program
+from ntklab.kernels.empirical.plan import Term
 
 
 class Row(NamedTuple):
@@ -17,7 +17,7 @@ class Row(NamedTuple):
       parameter: its path in `params`.
       layer: `dense`, `conv` or `embed`; `bias` for one that is computed with its layer, in whose
         row its cost is; otherwise the kind of equation that uses it.
-      rule: `jacobian`, `structured` or `sequential` (see `ntklab.kernels.rules`), `fallback` where
+      rule: `jacobian`, `structured` or `sequential` (see `rules`), `fallback` where
         the Jacobian of a whole loop or custom function is formed, `unused`.
       flops: of its contraction for the whole kernel, on top of the forward and backward passes.
       bytes: that its captures or Jacobians hold for all examples.

@@ -9,8 +9,8 @@ equations that use it, and of nothing else of the network.
 import math
 from typing import NamedTuple
 
-from ntklab.kernels import rules
-from ntklab.kernels.capture import Equation, Program
+from ntklab.kernels.empirical import rules
+from ntklab.kernels.empirical.capture import Equation, Program
 
 #: Equations whose gradient in a parameter costs no more than reading the cotangents.
 CHEAP = {
@@ -22,6 +22,9 @@ CHEAP = {
 }
 _SAME = {"reshape", "transpose", "squeeze", "expand_dims", "rev", "copy", "copy_p", "neg"}
 _SAME |= {"convert_element_type", "sharding_constraint", "name", "optimization_barrier"}
+
+#: FLOPs that take as long as one number of scratch: three passes over 4 bytes at 10 FLOPs a byte.
+TRAFFIC = 120
 
 #: Numbers by which a value is multiplied: their places in the program, and 1 or -1 (divided).
 Factors = tuple[tuple[int, int], ...]
@@ -252,12 +255,14 @@ def choices(term: Term, mode: str, k: int) -> dict[str, Cost]:
 
 
 def _with_rule(term: Term, mode: str, k: int, partners: int) -> Term:
-    """The term with its cheapest rule: least FLOPs, then least memory."""
+    """The term with its cheapest rule: FLOPs, traffic of scratch, then memory held."""
     found = choices(term, mode, k)
+    entry = 1 + _outputs(mode, k)
 
     def price(rule):
         cost = found[rule]
-        return cost.pair_flops * partners + 2 * cost.flops, cost.held + cost.pair_held
+        pair = cost.pair_flops + TRAFFIC * max(0, cost.pair_held - entry)
+        return pair * partners + 2 * cost.flops, cost.held + cost.pair_held
 
     rule = min(found, key=price)
     return term._replace(rule=rule, cost=found[rule])

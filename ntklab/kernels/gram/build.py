@@ -11,9 +11,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ntklab._common import progress
-from ntklab.kernels import gram_store
-from ntklab.kernels.gram_plan import IN_FLIGHT, GramPlan, find_plan
-from ntklab.kernels.gram_tiles import Tiles
+from ntklab.kernels.gram import store as gram_store
+from ntklab.kernels.gram.plan import IN_FLIGHT, GramPlan, find_plan
+from ntklab.kernels.gram.tiles import Tiles
 
 #: A result from this size on is announced, in bytes.
 _ANNOUNCED = 2**28

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from ntklab._typing import Array
-from ntklab.kernels.capture import Equation, Program
+from ntklab.kernels.empirical.capture import Equation, Program
 
 
 class Size(NamedTuple):

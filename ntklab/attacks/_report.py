@@ -164,7 +164,7 @@ class RobustnessReport:
         role = ' role="alert"' if self.raised else ""
         return (
             '<div class="ntklab-table" role="region" aria-label="robustness report" tabindex="0">'
-            f"<table><caption>{html.escape(self._headline())}</caption>"
+            f"<p><strong>{html.escape(self._headline())}</strong></p><table>"
             f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
             f"<p{role}><strong>{html.escape(self._verdict())}</strong></p><ul>{checks}</ul></div>"
         )
@@ -188,7 +188,7 @@ class RobustnessReport:
         return sorted(self.flags, key=lambda f: {True: 0, None: 1, False: 2}[f.raised])
 
 
-_COLUMNS = ("attack", "steps", "restarts", "gradients", "queries", "tested", "accuracy", "seconds")
+_COLUMNS = ("attack", "accuracy", "steps", "restarts", "gradients", "queries", "tested", "seconds")
 
 
 def _mark(flag: Flag) -> str:
@@ -196,8 +196,8 @@ def _mark(flag: Flag) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    counts = [str(getattr(row, name)) for name in _COLUMNS[1:-2]]
-    return [row.attack, *counts, f"{row.accuracy:.3f}", f"{row.seconds:.1f}"]
+    counts = [str(getattr(row, name)) for name in _COLUMNS[2:-1]]
+    return [row.attack, f"{row.accuracy:.3f}", *counts, f"{row.seconds:.1f}"]
 
 
 def _html_row(row: Row) -> str:

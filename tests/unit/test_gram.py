@@ -14,9 +14,7 @@ from ntklab._common import float64
 from ntklab._memory import parse_bytes
 from ntklab.kernels import Convolutional, FullyConnected, TwoLayerNTK, gram, plan_gram
 
-MODULES = [
-    importlib.import_module(f"ntklab.kernels.gram.{m}") for m in ("build", "plan", "store")
-]
+MODULES = [importlib.import_module(f"ntklab.kernels.gram.{m}") for m in ("build", "plan", "store")]
 KERNEL = FullyConnected(depth=2, b_std=0.1)
 
 

@@ -177,7 +177,7 @@ def make_pages(out: Path, wanted: list[str], partial: bool) -> tuple[Path, int]:
     command += ["--path-output", str(out), "-q"]
     command += [] if partial else ["-n", "-W", "--keep-going"]
     print("Making the pages ...", flush=True)
-    env = os.environ | {"NTKLAB_PARTIAL": str(int(partial))}
+    env = os.environ | {"NTKLAB_PARTIAL": wanted[0] if partial else ""}
     status = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL).returncode
     if not status and not partial:
         marker.unlink()

@@ -16,6 +16,7 @@ import ledger_page
 import offline
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
 TOOLS = Path(__file__).resolve().parent
@@ -35,7 +36,7 @@ class Book:
 
     root: Path
     size: str
-    partial: bool
+    partial: str  # the one chapter that was asked for; empty for the whole book
     executed: dict = field(default_factory=dict)  # docname -> executed notebook
     chapters: dict = field(default_factory=dict)  # docname -> book_config.Chapter
 
@@ -50,7 +51,7 @@ def prepare(app: Sphinx, config) -> None:
     root = Path(app.srcdir)
     size = executions.build_size()
     os.environ.update(executions.environment(root, size))
-    book = Book(root, size, os.environ.get("NTKLAB_PARTIAL") == "1")
+    book = Book(root, size, os.environ.get("NTKLAB_PARTIAL", ""))
     for chapter in book_config.chapters(root):
         text = executions.text_at_size(root, chapter.name, chapter.source.read_text("utf8"), size)
         notebook = executions.read_notebook(root, chapter.name, text)
@@ -76,6 +77,10 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname in book.executed:
         source[0] = executions.text_at_size(book.root, docname, source[0], book.size)
         return
+    if docname == book.partial:
+        raise ExtensionError(
+            f"{docname} was run, but files that it depends on have changed since: build it again."
+        )
     source[0] = STUB.format(title=book.chapters[docname].title)
     if not book.partial:
         LOGGER.warning(

@@ -87,7 +87,7 @@ def evaluate_robustness(
     ...     linear, x, y, eps=0.1, attacks={"FGSM": fgsm(0.1)}, key=jax.random.key(0)
     ... )
     >>> print(report.accuracy)
-    0.575 [linf, eps 0.1, worst of 1 attacks; no flags]
+    0.625 [linf, eps 0.1, worst of 1 attacks; no flags]
     """
     check_budget(eps, norm, bounds)
     logits_fn, x, y, logits = prepare(logits_fn, x, y, eps, norm, bounds)

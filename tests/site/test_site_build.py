@@ -249,16 +249,22 @@ def test_other_chapters_are_not_run(tree):
     assert "no chapter is called 'huge'; there are: tiny." in said
 
 
-def test_jupyter_book_alone_refuses_unrun_chapters(tree):
-    """Without the build's executions, `jupyter-book build -W` fails instead of guessing."""
+@pytest.mark.parametrize(
+    ("options", "asked", "sentence"),
+    [
+        (["-n", "-W", "--keep-going"], "", "not run with the present code"),
+        ([], "book/tiny", "files that it depends on have changed since"),
+    ],
+)
+def test_jupyter_book_alone_refuses_unrun_chapters(tree, options, asked, sentence):
+    """Without the build's execution a page is refused: of the whole book, or asked for alone."""
     tree.write("print('nobody ran this')")
     call = "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", call, "build", ".", "-n", "-W", "--keep-going"]
-    command += ["--path-output", "alone"]
-    env = os.environ | {"NTKLAB_SIZE": "book"}
+    command = [sys.executable, "-c", call, "build", ".", *options, "--path-output", "alone"]
+    env = os.environ | {"NTKLAB_SIZE": "book", "NTKLAB_PARTIAL": asked}
     done = subprocess.run(command, cwd=tree.root, env=env, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "not run with the present code" in done.stderr
+    assert sentence in done.stdout + done.stderr
 
 
 def wait_for(condition, seconds: float = 60) -> None:

@@ -180,7 +180,9 @@ def log_probabilities(w, x):
     return jnp.log(probabilities(w, x))
 
 
-@pytest.mark.parametrize("attack", [pgd(0.1, steps=2), random_block(0.1, queries=2)], ids=["pgd", "random_block"])
+@pytest.mark.parametrize(
+    "attack", [pgd(0.1, steps=2), random_block(0.1, queries=2)], ids=["pgd", "random_block"]
+)
 def test_an_attack_on_a_softmax_is_flagged(attack, key):
     with pytest.warns(UserWarning, match="Pass the scores before the softmax"):
         attack(Partial(probabilities, LINEAR.args[0]), X, Y, key)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax.scipy.sparse.linalg import cg
 
+from ntklab import nets
 from ntklab._common import float64
 from ntklab._nt import neural_tangents
 from ntklab.kernels import (
@@ -89,6 +90,21 @@ def test_no_fallback_in_residual_networks(norm):
     assert layers["Conv_0/kernel"] == "conv" and layers["Dense_0/kernel"] == "dense"
     assert layers["Dense_0/bias"] == "bias"
     assert layers[f"{norm.__name__}_0/scale"] == "scale"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nets.FC(), nets.MnistCNN(), nets.CNNMega(), nets.ResNet18()],
+    ids=lambda m: type(m).__name__,
+)
+def test_no_fallback_in_the_networks_of_the_papers(model):
+    side, channels = (32, 3) if "ResNet" in repr(model) or "Mega" in repr(model) else (28, 1)
+    x = jnp.ones((4, side, side, channels))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    f, params = nets.as_function(model, jax.tree.map(jnp.zeros_like, shapes))
+    table = empirical_ntk(f, params, x, explain=True)
+    assert len(table) == len(jax.tree.leaves(params))
+    assert {row.rule for row in table} <= {"jacobian", "structured", "sequential"}
 
 
 def test_the_table_names_rules_costs_and_fallbacks():

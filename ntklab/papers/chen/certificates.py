@@ -164,7 +164,7 @@ EXPERIMENT = Experiment(
             steps=5,
             n_attacked=20,
         ),
-        "book": Config(),
+        "book": Config(seeds=(0, 1, 2)),
         "paper": Config(seeds=(0, 1, 2, 3, 4)),
     },
     measure=measure,

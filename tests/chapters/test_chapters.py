@@ -21,12 +21,12 @@ def asks_for_data(chapter) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=[c.name for c in CHAPTERS])
-def test_chapter_runs_at_quick_size(chapter, tmp_path):
+def test_chapter_runs_at_quick_size(chapter, tmp_path, request):
     if asks_for_data(chapter) and not os.environ.get("NTKLAB_DATA"):
         pytest.skip("NTKLAB_DATA names no folder with the data sets; chapters run on real data.")
     overrides = sizes.overrides(chapter.name, "quick", ROOT)
     seconds = papermill_runner.run(chapter.notebook, overrides, tmp_path)
-    papermill_runner.DURATIONS[chapter.name] = seconds
+    request.node.user_properties.append((chapter.name, seconds))  # for the summary
     made = nbformat.read(tmp_path / "work" / "out.ipynb", as_version=4)
     injected = [c for c in made.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert [cell.source.rstrip("\n") for cell in injected] == [sizes.injected_code(overrides)]

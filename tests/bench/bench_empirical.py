@@ -43,7 +43,7 @@ def pairs():
             yield Pair(title, ours, other, bound, agree)
         legacy = OnDemand(network, variables, x, mode)
         title = f"{network}, n={n}, {mode}, against structured derivatives (jax 0.4.25)"
-        yield Pair(title, ours, legacy.call, 1.0, agree, close=legacy.close)
+        yield Pair(title, ours, legacy.call, 1.0, roughly, close=legacy.close)
 
 
 @functools.cache
@@ -65,10 +65,15 @@ def stock(implementation: int, mode: str):
     return kernel
 
 
-def agree(ours, other) -> bool:
+def agree(ours, other, tolerance: float = 1e-4) -> bool:
     """Equal to 1e-4 of the largest entry."""
     other = jnp.asarray(other).reshape(ours.shape)
-    return bool(jnp.abs(ours - other).max() <= 1e-4 * jnp.abs(other).max())
+    return bool(jnp.abs(ours - other).max() <= tolerance * jnp.abs(other).max())
+
+
+#: For structured derivatives: on the CIFAR CNN they are off by 3.5e-4 of the largest entry, from
+#: ours and from neural-tangents' Jacobian contraction alike; these two agree to 4e-7.
+roughly = functools.partial(agree, tolerance=1e-3)
 
 
 class OnDemand:

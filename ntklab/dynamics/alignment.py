@@ -43,9 +43,7 @@ def target_alignment(
     check_symmetric("kernel", kernel)
     _check_targets(kernel, targets)
     if centred:
-        original, kernel = kernel, centre(kernel)
-        check_centred("kernel", original, kernel)
-        targets = targets - targets.mean(axis=0, keepdims=True)
+        kernel, targets = _centred(kernel, targets)
         _check_targets(kernel, targets)
     if kernel.ndim == 3:
         explained = jnp.einsum("ic,ijc,jc->", targets, kernel, targets)
@@ -57,6 +55,13 @@ def target_alignment(
         # |Y Y^T|_F = |Y^T Y|_F, which is k x k.
         return explained / (jnp.linalg.norm(kernel) * jnp.linalg.norm(targets.T @ targets))
     return explained / (jnp.sqrt(jnp.sum(kernel**2)) * jnp.sum(targets**2))
+
+
+def _centred(kernel: Array, targets: Array) -> tuple[Array, Array]:
+    """Both less their means over the examples; one sentence where no kernel is left."""
+    centred = centre(kernel)
+    check_centred("kernel", kernel, centred)
+    return centred, targets - targets.mean(axis=0, keepdims=True)
 
 
 def _check_targets(kernel: Array, targets: Array) -> None:
@@ -126,9 +131,7 @@ def specialisation(
     check_symmetric("kernel", kernel)
     _check_targets(kernel, targets)
     if centred:
-        original, kernel = kernel, centre(kernel)
-        check_centred("kernel", original, kernel)
-        targets = targets - targets.mean(axis=0, keepdims=True)
+        kernel, targets = _centred(kernel, targets)
     sizes = jnp.sum(targets**2, axis=0)
     norms = jnp.sqrt(jnp.sum(kernel**2, axis=(0, 1)))
     smallest = jnp.minimum(sizes.min(), norms.min())

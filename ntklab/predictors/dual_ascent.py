@@ -171,16 +171,7 @@ def scikit_learn(
     until this holds; the squared hinge adds `regularisation / 2` to the diagonal and has no upper
     limit.
 
-    Args:
-      gram: kernel matrix, float64 `(n, n)`.
-      y: targets, `(n,)`.
-      loss: name of the loss.
-      regularisation: of the sum form.
-      epsilon: half width of the tube.
-      tolerance: relative duality gap to reach.
-
-    Returns:
-      The coefficients, `(n,)`.
+    Arguments and result are those of `coordinate_ascent`.
 
     Cost: a few copies of `gram`; time as for `coordinate_ascent`.
 

@@ -108,8 +108,9 @@ def main(words: str = "") -> int:
     for module in modules():
         for pair in module.pairs():
             if words in pair.name:
-                rows.append(row := measured_row(pair))
-                slow += [pair.name] if pair.at_most and float(row[3]) > pair.at_most else []
+                row, ratio = measured_row(pair)
+                rows.append(row)
+                slow += [pair.name] if pair.at_most is not None and ratio > pair.at_most else []
             if pair.close is not None:
                 pair.close()
     if not rows:
@@ -121,13 +122,13 @@ def main(words: str = "") -> int:
     return int(bool(slow))
 
 
-def measured_row(pair: Pair) -> list[str]:
-    """One line of the table, printed as soon as it is known."""
+def measured_row(pair: Pair) -> tuple[list[str], float]:
+    """One line of the table, printed as soon as it is known, and its ratio."""
     t = measure(pair)
     bound = "" if pair.at_most is None else f"{pair.at_most:.3g}"
     row = [pair.name, f"{t.ours:.4g}", f"{t.other:.4g}", f"{t.ratio:.3g}", bound, pair.note]
     print(f"{row[0]:70} {row[1]:>9}s {row[2]:>9}s {row[3]:>8}  {bound}", flush=True)
-    return row
+    return row, t.ratio
 
 
 def write_status(rows: list[list[str]]) -> None:

@@ -184,6 +184,13 @@ def test_a_budget_too_small_for_one_row_names_the_smallest():
 # Operators.
 
 
+def test_vectors_of_another_length_are_refused():
+    operator = jacobian_operator(linear, normal(0, 4, 2), normal(1, 3, 4))
+    for product in (operator.matvec, operator.rmatvec, operator.gram):
+        with pytest.raises(ValueError, match=r"takes vectors \([68],\), got \(5,\)"):
+            product(normal(2, 5))
+
+
 def test_products_agree_with_the_kernel():
     with float64():
         p, x1, x2 = mlp_params(), normal(5, 4, 4), normal(6, 3, 4)

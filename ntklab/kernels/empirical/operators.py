@@ -89,6 +89,11 @@ def jacobian_operator(f: Callable, params: Any, x: Array) -> JacobianOperator:
     Cost: a trace of `f`; each product costs about three forward passes and the memory of one
     training step (`matvec`: two, and the memory of inference).
 
+    Raises:
+      ValueError: at a product, a vector of another length.
+
+    Source: Novak, Sohl-Dickstein and Schoenholz (2022), section 3.3.
+
     >>> op = jacobian_operator(lambda p, x: x @ p, jnp.ones((2, 1)), jnp.array([[1.0, 2.0]]))
     >>> op.shape, op.matvec(jnp.array([1.0, 1.0])), op.rmatvec(jnp.array([2.0]))
     ((1, 2), Array([3.], dtype=float32), Array([2., 4.], dtype=float32))
@@ -107,15 +112,23 @@ def jacobian_operator(f: Callable, params: Any, x: Array) -> JacobianOperator:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _matvec(f: Callable, unravel: Callable, flat: Array, x: Array, v: Array) -> Array:
+    _check_length(v, flat.size)
     return jax.jvp(lambda p: f(unravel(p), x), (flat,), (v,))[1].reshape(-1)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _rmatvec(f: Callable, unravel: Callable, flat: Array, x: Array, u: Array) -> Array:
     out, pull = jax.vjp(lambda p: f(unravel(p), x), flat)
+    _check_length(u, out.size)
     return pull(u.reshape(out.shape))[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _gram(f: Callable, unravel: Callable, flat: Array, x: Array, u: Array) -> Array:
     return _matvec(f, unravel, flat, x, _rmatvec(f, unravel, flat, x, u))
+
+
+def _check_length(vector: Array, length: int) -> None:
+    """Raise one sentence unless the vector fits the operator."""
+    if jnp.shape(vector) != (length,):
+        raise ValueError(f"the operator takes vectors ({length},), got {jnp.shape(vector)}.")

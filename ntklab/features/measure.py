@@ -65,8 +65,9 @@ def measure(
       A `FeatureReport`.
 
     Cost: for each feature that of its attacks; a gradient of 1,000 inputs against 2,000 centres of
-    784 pixels takes 0.1 s on two cores; it grows with their product (by which FGSM on 100
-    features, with 10,000 of each, is about a quarter of an hour: not run). The code compiles once for all features.
+    784 pixels takes 0.1 s on two cores and grows with the product of both (FGSM on 100 features
+    with 10,000 of each would be about a quarter of an hour; not run). The code compiles once for
+    all features.
 
     Raises:
       ValueError: no attacks; what `feature` and the attacks refuse.

@@ -236,9 +236,8 @@ class KernelRegression:
 
         Cost: `n^2 / 2` kernel entries, unless `gram` is given, and those of the solver; memory in
         matrices of `8 n^2` bytes: about 6 for `"eigh"`, 2 for `"cholesky"`, 1 for `"lanczos"` (0
-        with a memory map). Measured on two CPU cores, kernel included,
-        in CPU seconds: 3,000 MNIST images 19 by `"eigh"` and 5 by `"cholesky"`, 12,000 images 46 by
-        `"cholesky"`, with a peak of 2.6 GiB.
+        with a memory map). CPU seconds measured on two cores, kernel included: 3,000 MNIST images
+        19 by `"eigh"` and 5 by `"cholesky"`; 12,000 images 46 by `"cholesky"`, in 2.6 GiB.
 
         Raises:
           TypeError: inputs, targets or `gram` that are not floating point.

@@ -7,6 +7,7 @@ package through its hook, so that every annotated shape is checked by beartype.
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 try:
     from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8
@@ -25,4 +26,7 @@ except ImportError:
 #: classifier whose positive score means class 1.
 LogitsFn = Callable[[Array], Array]
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "LogitsFn", "Shaped", "UInt8"]
+#: A number as an argument, from Python or NumPy.
+Number = float | int | np.floating | np.integer
+
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "LogitsFn", "Number", "Shaped", "UInt8"]

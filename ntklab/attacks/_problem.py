@@ -11,10 +11,8 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ntklab._common import check_batch, check_labels
-from ntklab._typing import Array
+from ntklab._typing import Array, Number
 from ntklab.attacks.projections import NORMS
-
-Number = float | int | np.floating | np.integer
 
 
 class AttackResult(NamedTuple):

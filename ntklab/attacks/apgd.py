@@ -28,10 +28,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from ntklab._typing import Array
+from ntklab._typing import Array, Number
 from ntklab.attacks import losses
 from ntklab.attacks._path import Aim
-from ntklab.attacks._problem import Number, per_example
+from ntklab.attacks._problem import per_example
 from ntklab.attacks.gradient import GradientAttack, make_attack
 from ntklab.attacks.projections import Norm
 

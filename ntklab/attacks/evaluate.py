@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from ntklab._common import progress
-from ntklab._typing import Array, LogitsFn
+from ntklab._typing import Array, LogitsFn, Number
 from ntklab.attacks import _flags
 from ntklab.attacks._flags import Flag, random_noise
 from ntklab.attacks._parts import Store, Task, misclassified
-from ntklab.attacks._problem import Number, check_budget, prepare
+from ntklab.attacks._problem import check_budget, prepare
 from ntklab.attacks._report import RobustnessReport, Row
 from ntklab.attacks.apgd import apgd, apgd_targeted
 from ntklab.attacks.gradient import fgsm, pgd

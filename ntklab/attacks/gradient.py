@@ -18,11 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ntklab._typing import Array, LogitsFn
+from ntklab._typing import Array, LogitsFn, Number
 from ntklab.attacks import _path
 from ntklab.attacks._problem import (
     AttackResult,
-    Number,
     check_budget,
     prepare,
     refuse_nonfinite,

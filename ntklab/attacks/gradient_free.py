@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntklab._typing import Array, LogitsFn
+from ntklab._typing import Array, LogitsFn, Number
 from ntklab.attacks import _blocks
 from ntklab.attacks._problem import (
     AttackResult,
-    Number,
     are_probabilities,
     check_budget,
     is_traced,

@@ -4,12 +4,11 @@ import math
 
 import numpy as np
 
+from ntklab._typing import Number
 from ntklab.predictors.cholesky import Solved, solve
 from ntklab.predictors.gram_matrix import ENGINES, GramMatrix
 from ntklab.predictors.lanczos import Krylov
 from ntklab.predictors.spectrum import Spectrum, decompose
-
-Number = float | int | np.floating | np.integer
 
 SOLVERS = ("auto", "eigh", "cholesky", "lanczos")
 #: Up to so many rows "auto" decomposes: on the host, on a device.

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntklab._common import check_batch, check_finite, float64
-from ntklab._typing import Array, Float
-from ntklab.predictors.flow import Number, Solution, check_flow_settings, gradient_flow
+from ntklab._typing import Array, Float, Number
+from ntklab.predictors.flow import Solution, check_flow_settings, gradient_flow
 from ntklab.predictors.gram_matrix import engine_of, evaluate, gram_matrix
 from ntklab.predictors.kernel_machine import KernelMachine, kernel_logits
 

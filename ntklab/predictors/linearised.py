@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntklab._common import check_batch, check_finite, float64
-from ntklab._typing import Array, Float
+from ntklab._typing import Array, Float, Number
 from ntklab.kernels.empirical import empirical_ntk
-from ntklab.predictors.flow import Number, Solution, check_flow_settings, gradient_flow
+from ntklab.predictors.flow import Solution, check_flow_settings, gradient_flow
 from ntklab.predictors.gram_matrix import engine_of, gram_matrix
 from ntklab.predictors.kernel_regression import check_targets, check_time
 from ntklab.predictors.linear_model import LinearModel, linear_logits

@@ -11,14 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntklab._common import check_batch, float64, progress
-from ntklab._typing import Array, Float
+from ntklab._typing import Array, Float, Number
 from ntklab.predictors import dual_ascent
 from ntklab.predictors.dual_ascent import LOSSES, primal_and_dual
 from ntklab.predictors.gram_matrix import evaluate, gram_matrix
 from ntklab.predictors.kernel_machine import KernelMachine, kernel_logits
 from ntklab.predictors.kernel_regression import check_targets
-
-Number = float | int | np.floating | np.integer
 
 # Steps of the flow in one compiled program.
 _CHUNK = 1000

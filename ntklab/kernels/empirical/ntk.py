@@ -19,6 +19,8 @@ from ntklab.kernels.empirical.plan import needs, plan
 MODES = ("full", "per_class", "trace", "sum_logits")
 #: Rows of a block at most, on CPU and elsewhere.
 _ROWS = {"cpu": 256}, 1024
+#: Bytes that are taken without asking how many are free.
+_SURELY_FREE = 2**26
 #: From so many FLOPs on, the symmetric half is worth cutting blocks for.
 _WORTH_HALVING = 4e8
 
@@ -234,8 +236,6 @@ class EmpiricalNTK:
         """Rows of a block, and whether the captures of all blocks are kept."""
         need = self._plan(x.shape[1:], x.dtype)[2]
         device = jax.devices()[0]
-        budget = self.memory_budget
-        budget = default_budget(device) if budget is None else budget
 
         def bytes_of(block, keep):
             held = (n + (0 if symmetric else m)) if keep else 2 * block
@@ -244,6 +244,10 @@ class EmpiricalNTK:
         block = min(_ROWS[0].get(device.platform, _ROWS[1]), max(n, m))
         if symmetric and need.pair_flops * n * n > _WORTH_HALVING:
             block = min(block, max(32, math.ceil(n / 4)))
+        budget = self.memory_budget
+        if budget is None:  # asking the system takes as long as a small kernel
+            small = bytes_of(block, True) <= _SURELY_FREE
+            budget = _SURELY_FREE if small else default_budget(device)
         while block > 1 and bytes_of(block, False) > budget:
             block = block * 3 // 4
         if bytes_of(block, False) > budget:
@@ -265,7 +269,12 @@ class EmpiricalNTK:
                     f"params{name} is {dtype}; parameters must be float32 or float64 (convert "
                     "half precision, close over counters and keys)."
                 )
-            if not isinstance(leaf, jax.core.Tracer) and not bool(jnp.isfinite(leaf).all()):
+        leaves = jax.tree.leaves(self.params)
+        if any(isinstance(a, jax.core.Tracer) for a in leaves) or bool(_finite(leaves)):
+            return
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+            if not bool(jnp.isfinite(leaf).all()):
+                name = jax.tree_util.keystr(path)
                 raise ValueError(f"params{name} holds NaN or infinite values.")
 
     def _check(self, x: Any, name: str, like: Array | None = None) -> Array:
@@ -305,6 +314,12 @@ class EmpiricalNTK:
                 "together give other outputs than each alone; close over fixed statistics."
             )
         _CHECKED.add(key)
+
+
+@jax.jit
+def _finite(leaves: list[Array]) -> Array:
+    """Whether all numbers are finite, in one pass over all arrays."""
+    return jnp.stack([jnp.isfinite(a).all() for a in leaves]).all()
 
 
 _PLANS: dict = {}

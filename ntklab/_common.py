@@ -58,7 +58,7 @@ def check_labels(y, n: int, n_classes: int) -> None:
         raise ValueError(f"y must lie in 0..{n_classes - 1}, got values from {low} to {high}.")
 
 
-def write_atomically(path: str | os.PathLike, content: bytes | str) -> Path:
+def write_atomically(path: str | os.PathLike, content: bytes | memoryview | str) -> Path:
     """Write a file so that a kill leaves the old one or the new one, never half of one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

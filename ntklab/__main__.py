@@ -1,14 +1,18 @@
-"""The command line: `python -m ntklab doctor | data | list | run | ledger`.
+"""The command line: `python -m ntklab doctor | data | list | run | ledger | pack | unpack`.
 
 Each sub-command imports what it needs and nothing else. Exit status: 0 done; 1 the doctor found
-something wrong; 2 the request was wrong, with one sentence on standard error; 130 interrupted.
+something wrong; 2 the request was wrong, with one sentence on standard error; 75 the minutes of a
+run are over, and the same command goes on; 130 interrupted.
 """
 
 import argparse
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+
+from ntklab._deadline import OutOfTime
 
 #: What a wrong request, a missing file or a missing package raises, with a message that helps.
 _EXPECTED = (ValueError, RuntimeError, OSError, ImportError)
@@ -33,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nInterrupted{options.advice(options)}.", file=sys.stderr)
         return 130
+    except OutOfTime as pause:
+        print(f"The time is up: {pause}{options.advice(options)}.")
+        return 75
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -79,10 +86,53 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--size", choices=("quick", "book", "paper"), required=True)
     run.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
     run.add_argument("--out", metavar="DIR", help="folder for checkpoints")
+    run.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="stop after M minutes with everything saved, exit status 75; go on by --resume",
+    )
+    run.add_argument(
+        "--state-mib",
+        type=float,
+        metavar="M",
+        help="hold the resumable state of a training to M MiB, by momentum in fewer bits or a "
+        "restart from the start of its phase; the record says so",
+    )
     run.set_defaults(advice=_resume)
     ledger = command("ledger", _ledger, "every claim, what was measured and the verdict")
-    ledger.add_argument("--missing", choices=("book", "paper"), help="claims not run at this size")
+    ledger.add_argument(
+        "--missing",
+        choices=("book", "paper"),
+        help="experiments not run at this size, oldest claim first, and what they would take",
+    )
+    _add_pack(command("pack", _pack, "cut folders and files into checksummed parts"))
+    _add_unpack(command("unpack", _unpack, "check the parts of a pack and put them together"))
     return parser
+
+
+def _add_pack(pack: argparse.ArgumentParser) -> None:
+    pack.add_argument("path", metavar="PATH", nargs="*", help="a folder or file, .cache/runs/NAME")
+    pack.add_argument("--out", metavar="DIR", required=True, help="folder for the parts")
+    pack.add_argument("--part-mib", metavar="N", type=float, required=True, help="size of a part")
+    pack.add_argument("--name", help="of the pack; by default that of the first path")
+    pack.add_argument(
+        "--runs",
+        metavar="EXPERIMENT",
+        nargs="?",
+        const="",
+        help="pack the ledger's run records instead, all or those of one experiment",
+    )
+
+
+def _add_unpack(unpack: argparse.ArgumentParser) -> None:
+    unpack.add_argument("folder", metavar="DIR", help="where the parts are, or one manifest")
+    where = unpack.add_mutually_exclusive_group(required=True)
+    where.add_argument("--to", metavar="DIR", help="folder that gets what was packed")
+    where.add_argument("--runs", action="store_true", help="run records go into the ledger")
+    unpack.add_argument(
+        "--replace", action="store_true", help="put what was packed in the place of what is there"
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -119,16 +169,27 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> str:
-    out = f" --out {options.out}" if options.out else ""
-    command = f"python -m ntklab run {options.experiment} --size {options.size}{out} --resume"
-    return f"; what is finished is kept, go on with: {command}"
+    command = ["python -m ntklab run", options.experiment, "--size", options.size]
+    for name in ("out", "minutes", "state_mib"):
+        if (given := getattr(options, name)) is not None:
+            given = f"{given:g}" if isinstance(given, float) else shlex.quote(given)
+            command += [f"--{name.replace('_', '-')}", given]
+    return f"; what is finished is kept, go on with: {' '.join(command)} --resume"
 
 
 def _run(options: argparse.Namespace) -> int:
     from ntklab import ledger
+    from ntklab._deadline import Deadline
     from ntklab.papers import record
 
-    run = record(options.experiment, options.size, workdir=options.out, resume=options.resume)
+    run = record(
+        options.experiment,
+        options.size,
+        workdir=options.out,
+        resume=options.resume,
+        deadline=Deadline(options.minutes),
+        state_mib=options.state_mib,
+    )
     for name, numbers in run.values.items():
         print(f"{name} = {sum(numbers) / len(numbers):.4g}  ({len(numbers)} seeds)")
     print(f"{run.seconds:.0f} s, {run.peak_memory_mib:.0f} MiB, {run.device}")
@@ -149,15 +210,63 @@ def _ledger(options: argparse.Namespace) -> int:
     from ntklab import ledger
 
     if options.missing:
-        for verdict in ledger.verdicts(size=options.missing):
-            if verdict.run is None:
-                name = verdict.claim.experiment
-                command = f"python -m ntklab run {name} --size {options.missing}"
-                print(f"{verdict.claim.id}: {command}")
+        from ntklab import papers
+
+        for row in papers.missing(options.missing):
+            times = papers.estimated_seconds(row.cost).items() if row.cost else ()
+            cost = ", ".join(f"{name} {_duration(s)}" for name, s in times)
+            cost = f"about {cost}" if cost else "cost not counted"
+            command = f"python -m ntklab run {row.experiment} --size {options.missing} --resume"
+            print(f"{command}  # {cost}; for {', '.join(row.claims)}")
         return 0
     for row in ledger.rows():
         measured = row["measured"].replace("\n", "; ") or row["command"]
         print(f"{row['id']} [{row['size']}] {row['verdict']}: {measured}")
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    """Whole minutes up to two hours, then hours; at least one minute."""
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes <= 120 else f"{seconds / 3600:.0f} h"
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from ntklab._pack import pack
+
+    paths, name = options.path, options.name
+    if options.runs is not None:
+        if paths:
+            raise ValueError("Pack run records (--runs) and other files in separate packs.")
+        paths, name = _records(options.runs), name or "runs"
+    manifest = pack(paths, options.out, options.part_mib, name)
+    print(f"Packed, with its parts beside it: {manifest}")
+    return 0
+
+
+def _records(experiment: str) -> list:
+    """The paths of the ledger's records, all or those of one experiment."""
+    from ntklab import ledger
+
+    runs = ledger.runs(experiment=experiment or None)
+    if not runs:
+        raise ValueError(f"The ledger has no run records{' of ' * bool(experiment)}{experiment}.")
+    return [ledger.folder() / "runs" / run.file for run in runs]
+
+
+def _unpack(options: argparse.Namespace) -> int:
+    from ntklab._unpack import unpack
+
+    if not options.runs:
+        for path in unpack(options.folder, options.to, replace=options.replace):
+            print(path)
+        return 0
+    from ntklab import ledger
+
+    new = []
+    runs = ledger.folder(write=True) / "runs"
+    here = unpack(options.folder, runs, move=lambda made, to: new.extend(ledger.adopt(made, to)))
+    print(f"{len(here)} records, {len(new)} of them new, in {runs}")
     return 0
 
 

@@ -80,7 +80,7 @@ def device_bytes(device: Any) -> tuple[int, int] | None:
         stats = device.memory_stats() or {}
     except Exception:  # not every backend counts
         return None
-    if "bytes_limit" not in stats:
+    if not stats.get("bytes_limit"):
         return None
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0), stats["bytes_limit"]
 
@@ -100,15 +100,15 @@ def _left_in_groups(root: Path) -> Iterator[int]:
     """What each control group around this process still allows; version 2, then version 1.
 
     File pages that are not in use count as memory in use there; they go when memory is needed.
+    Above `memory.high` a group is not killed, but held up at every page.
     """
-    second = ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
-    first = (
-        "sys/fs/cgroup/memory",
-        "memory.limit_in_bytes",
-        "memory.usage_in_bytes",
-        "total_inactive_file",
-    )
-    for (mount, limit, usage, idle), own in ((second, ""), (first, "memory")):
+    second = ("memory.max", "memory.current", "inactive_file")
+    first = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    for mount, own, (limit, usage, idle) in (
+        ("sys/fs/cgroup", "", second),
+        ("sys/fs/cgroup", "", ("memory.high", *second[1:])),
+        ("sys/fs/cgroup/memory", "memory", first),
+    ):
         for group in _groups(root / mount, _own_group(root, own)):
             try:
                 allowed, used = int(_text(group / limit)), int(_text(group / usage))

@@ -195,23 +195,51 @@ def _certify(task, x, *, profile: _Profile, linf: bool, tight: bool):
     mass = profile.scale * profile.largest * jnp.abs(weights * centre_length).sum()
     roundoff = (len(centres) + 16) * float(jnp.finfo(x.dtype).eps)
 
-    def safe(radius):
+    def margin(radius):
         low, high, longest = _entries(profile, at, radius, linf, tight)
         below = profile.scale * (jnp.matmul(low, up) - jnp.matmul(high, down))
         above = profile.scale * (jnp.matmul(high, up) - jnp.matmul(low, down))
-        margin = jnp.where(score > 0, below, -above)
-        return (margin > roundoff * mass * longest) & (score != 0)
-
-    def halve(_, ends):
-        low, high = ends
-        middle = (low + high) / 2
-        good = safe(middle)
-        return jnp.where(good, middle, low), jnp.where(good, high, middle)
+        return jnp.where(score > 0, below, -above) - roundoff * mass * longest
 
     # f(0) = 0, so that no radius is larger than the distance to 0.
     most = jnp.abs(x).max(axis=1) if linf and tight else length
     most = most / math.sqrt(x.shape[1]) if linf and not tight else most
-    return jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(most), most))[0], score
+    return _last_positive(margin, most, jnp.abs(score)), score
+
+
+def _last_positive(margin, end, at_zero):
+    """Where a falling margin changes sign in [0, end]: a point at which it is positive, or 0.
+
+    At most `end / 2**_HALVINGS` below the sign change. Source: Oliveira and Takahashi (2020), "An
+    enhancement of the bisection method average performance preserving minmax optimality" (ITP):
+    never more than one evaluation slower than bisection, and usually three times as fast.
+    """
+    tolerance = end * 2.0**-_HALVINGS
+
+    def narrow(state):
+        low, high, at_low, at_high, step = state
+        width, middle = high - low, (low + high) / 2
+        drop = jnp.where(at_low > at_high, at_low - at_high, 1.0)
+        secant = (high * at_low - low * at_high) / drop
+        towards = jnp.sign(middle - secant)
+        # The constant takes the far end along when the secant is there already, to rounding.
+        nudge = 0.2 * width * width / jnp.where(end > 0, end, 1.0) + tolerance / 4
+        guess = jnp.where(nudge <= jnp.abs(middle - secant), secant + towards * nudge, middle)
+        reach = jnp.maximum(tolerance * 2.0 ** (_HALVINGS - step) - width / 2, 0.0)
+        guess = jnp.where(jnp.abs(guess - middle) <= reach, guess, middle - towards * reach)
+        guess = jnp.clip(guess, low, high)
+        here = margin(guess)
+        good = here > 0
+        low, high = jnp.where(good, guess, low), jnp.where(good, high, guess)
+        at_low, at_high = jnp.where(good, here, at_low), jnp.where(good, at_high, here)
+        return low, high, at_low, at_high, step + 1.0
+
+    def wide(state):
+        return jnp.any(state[1] - state[0] > tolerance) & (state[-1] <= _HALVINGS)
+
+    # The value at the end is not known; one of this size lets the search begin in the middle.
+    start = (jnp.zeros_like(end), end, at_zero, -at_zero, jnp.zeros((), end.dtype))
+    return jax.lax.while_loop(wide, narrow, start)[0]
 
 
 def _entries(profile: _Profile, at: _Geometry, radius: Array, linf: bool, tight: bool):

@@ -26,6 +26,7 @@ from ntklab.kernels.empirical import EmpiricalNTK as EmpiricalNTK
 from ntklab.kernels.empirical import JacobianOperator as JacobianOperator
 from ntklab.kernels.empirical import empirical_ntk as empirical_ntk
 from ntklab.kernels.empirical import jacobian_operator as jacobian_operator
+from ntklab.kernels.empirical import ntk_function_product as ntk_function_product
 from ntklab.kernels.empirical import ntk_vector_product as ntk_vector_product
 from ntklab.kernels.gram import GramPlan as GramPlan
 from ntklab.kernels.gram import gram as gram

@@ -21,6 +21,8 @@ Reading, for tables and prose::
 Writing, for `python -m ntklab run`::
 
     store(run) -> Path          refuses size quick, NaN, a value that a criterion needs and lacks
+    adopt(made, to) -> list     records of another machine; none is overwritten
+    measured_peak(dtype) -> operations a second of a matrix product on this device
 
 Auditing, for the tests::
 
@@ -51,8 +53,10 @@ from ntklab.ledger.judging import verdicts as verdicts
 from ntklab.ledger.provenance import Commit as Commit
 from ntklab.ledger.provenance import commit_of_code as commit_of_code
 from ntklab.ledger.provenance import machine as machine
+from ntklab.ledger.provenance import measured_peak as measured_peak
 from ntklab.ledger.provenance import peak_memory_mib as peak_memory_mib
 from ntklab.ledger.records import Run as Run
+from ntklab.ledger.records import adopt as adopt
 from ntklab.ledger.records import criteria_of as criteria_of
 from ntklab.ledger.records import now as now
 from ntklab.ledger.records import runs as runs

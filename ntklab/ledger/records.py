@@ -34,6 +34,10 @@ class Run:
       dirty: the files differed from that commit: the record is shown and never counts.
       time: when the run ended, UTC, ISO 8601.
       command: the command that repeats it.
+      compute: how fast it went, as far as known; empty in old records. `dtype`,
+        `examples_per_second`, `flops_per_second`, `fraction_of_peak` (of a matrix product in that
+        dtype on the same device), and `notes`: for instance that a seed went on from a state with
+        momentum in fewer bits, and so is close to an undisturbed run and not equal to it.
       file: name of the record's file, once stored.
     """
 
@@ -53,6 +57,7 @@ class Run:
     dirty: bool
     time: str
     command: str
+    compute: dict = field(default_factory=dict)
     file: str = field(default="", compare=False)
 
     @property
@@ -139,6 +144,36 @@ def read(path: Path) -> Run:
     return run
 
 
+def adopt(made: Path, to: Path) -> list[str]:
+    """Bring records that another machine wrote into the ledger's folder of runs.
+
+    Args:
+      made: folder that holds the records and nothing else.
+      to: the ledger's folder of runs, on the same disk.
+
+    Returns:
+      Names of the records that were new; those that were here already stay untouched.
+
+    Raises:
+      LedgerError: a file is no record, or one of its name is here with another content; then
+        nothing is brought in.
+    """
+    found = sorted(made.iterdir())
+    new = [path for path in found if not (to / path.name).exists()]
+    for path in found:
+        if path.is_dir() or path.suffix != ".json":
+            raise LedgerError(f"{path.name} is no run record; unpack it with --to.")
+        read(path)
+        if path not in new and path.read_bytes() != (to / path.name).read_bytes():
+            raise LedgerError(
+                f"The record {path.name} is here with another content, and records are never "
+                "overwritten."
+            )
+    for path in new:
+        path.rename(to / path.name)
+    return [path.name for path in new]
+
+
 def check(run: Run) -> None:
     """Raise `LedgerError`, in one sentence, when a record is incomplete or not finite."""
     where = f"The record {run.name}"
@@ -150,7 +185,7 @@ def check(run: Run) -> None:
     empty = [f.name for f in fields(run) if f.name != "file" and getattr(run, f.name) == ""]
     if empty:
         raise LedgerError(f"{where} lacks {', '.join(empty)}.")
-    for name in ("values", "curves", "config", "seconds", "peak_memory_mib"):
+    for name in ("values", "curves", "config", "seconds", "peak_memory_mib", "compute"):
         bad = _not_finite(getattr(run, name), name)
         if bad:
             raise LedgerError(f"{where}: {bad} is NaN or infinite; that is an error, not a number.")

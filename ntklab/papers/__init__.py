@@ -3,12 +3,15 @@
     EXPERIMENTS: Mapping[str, Experiment]     names are free; a module loads when its entry is read
     Experiment: .name .help .presets .measure
         .presets: {"quick": config, "book": config, "paper": config}     frozen dataclasses
-        .run(config, *, workdir, resume=False) -> Result
-    Result: .seeds .values .curves .data .seconds .peak_memory_mib .commit .criteria
+        .run(config, *, workdir, resume=False, deadline=None, state_mib=None) -> Result
+        .cost(config) -> Cost: operations of the whole run, counted from the config
+    Result: .seeds .values .curves .data .seconds .peak_memory_mib .commit .criteria .notes
         .values: {"clean": (one number a seed), ...}      the names that criteria use
         .curves: {"eq8_by_eps": {"x": [...], "y": [[one list a seed]]}}      for figures
-    record(name, size, *, workdir=None, resume=False) -> ntklab.ledger.Run
-        runs the preset and adds provenance; `ntklab.ledger.store(run)` keeps it
+    record(name, size, *, workdir=None, resume=False, deadline=None, state_mib=None)
+        -> ntklab.ledger.Run: runs the preset, adds provenance; `ntklab.ledger.store(run)` keeps it
+    missing(size) -> list[Missing]      what has not been run, oldest claim first, with its cost
+    estimated_seconds(cost) -> {"T4": ..., "A100": ..., "H200": ...}
 
 `python -m ntklab run NAME --size SIZE [--resume]` is `record` and then, unless the size is quick,
 `ledger.store`. `workdir` defaults to `.cache/runs/NAME-SIZE` in the current directory (git
@@ -18,14 +21,23 @@ A run is a loop over seeds. Each finished seed (and, in long trainings, the stat
 is written to `workdir` atomically. After a kill, `resume=True` takes up what is there and gives
 the values of an undisturbed run. A checkpoint is used only when the config and the code of
 the package are those that made it; otherwise that seed is computed again and a line says so.
+
+A run with a `deadline` stops at the first saved piece of work after it, by raising
+`ntklab._deadline.OutOfTime`, and goes on with `resume=True`. However often that happens, the
+values are those of an undisturbed run.
 """
 
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from ntklab import ledger
+from ntklab._deadline import Deadline
+from ntklab.papers._cost import Cost as Cost
+from ntklab.papers._cost import estimated_seconds as estimated_seconds
+from ntklab.papers._cost import throughput
 from ntklab.papers._experiment import Checkpoints as Checkpoints
 from ntklab.papers._experiment import Experiment as Experiment
 from ntklab.papers._experiment import Result as Result
@@ -33,6 +45,9 @@ from ntklab.papers._experiment import SeedResult as SeedResult
 
 _MODULES = {
     "chen-certificates": "chen.certificates",
+    "chen-networks": "chen.networks",
+    "loo-toy-training": "loo.toy",
+    "single-step-overfitting": "wong.overfitting",
     "tk-errata": "tsilivis_kempe.errata",
     "tk-mnist-training-free": "tsilivis_kempe.mnist",
     "tk-car-plane-training-free": "tsilivis_kempe.cars",
@@ -58,7 +73,13 @@ EXPERIMENTS: Mapping[str, Experiment] = _Experiments()
 
 
 def record(
-    name: str, size: str, *, workdir: str | Path | None = None, resume: bool = False
+    name: str,
+    size: str,
+    *,
+    workdir: str | Path | None = None,
+    resume: bool = False,
+    deadline: Deadline | None = None,
+    state_mib: int | float | None = None,
 ) -> ledger.Run:
     """Run an experiment's preset and describe the run; `ledger.store` then keeps it.
 
@@ -67,11 +88,14 @@ def record(
       size: `quick`, `book` or `paper`.
       workdir: folder for checkpoints; `.cache/runs/NAME-SIZE` where None.
       resume: take up the checkpoints in `workdir` instead of starting afresh.
+      deadline: when to stop with everything saved.
+      state_mib: what a resumable state of a training may take, in MiB.
 
     Returns:
       The run, not yet stored.
 
     Raises:
+      OutOfTime: the deadline is over; the message says what is done and what is left.
       ValueError: an unknown name or size.
       ledger.LedgerError: the record could not be stored afterwards, said before hours are spent.
     """
@@ -79,7 +103,11 @@ def record(
     if size in ledger.SIZES:
         ledger.folder(write=True)
     workdir = Path(workdir) if workdir is not None else Path(".cache", "runs", f"{name}-{size}")
-    result = EXPERIMENTS[name].run(config, workdir=workdir, resume=resume)
+    experiment = EXPERIMENTS[name]
+    result = experiment.run(
+        config, workdir=workdir, resume=resume, deadline=deadline, state_mib=state_mib
+    )
+    cost = experiment.cost(config) if experiment.cost else None
     judged = ledger.criteria_of(name, size)
     return ledger.Run(
         experiment=name,
@@ -97,7 +125,41 @@ def record(
         dirty=result.commit.dirty,
         time=ledger.now(),
         command=f"python -m ntklab run {name} --size {size}",
+        compute=throughput(cost, result.seconds, result.notes),
     )
+
+
+class Missing(NamedTuple):
+    """An experiment that has not been run at a size.
+
+    Attributes:
+      experiment: its name.
+      claims: the claims that wait for it, in the order of the ledger.
+      cost: operations of the run; None where nobody counted.
+    """
+
+    experiment: str
+    claims: tuple[str, ...]
+    cost: Cost | None
+
+
+def missing(size: str) -> list[Missing]:
+    """Experiments that no run at this size counts for, by the age of their oldest claim.
+
+    Args:
+      size: `book` or `paper`. The order of the rows in `claims.yaml` is their age.
+    """
+    waiting: dict[str, list[str]] = {}
+    for verdict in ledger.verdicts(size=size):
+        if verdict.run is None:
+            waiting.setdefault(verdict.claim.experiment, []).append(verdict.claim.id)
+    found = []
+    for name, claims in waiting.items():
+        experiment = EXPERIMENTS[name]
+        known = experiment.cost is not None and size in experiment.presets
+        cost = experiment.cost(experiment.presets[size]) if known else None
+        found.append(Missing(name, tuple(claims), cost))
+    return found
 
 
 def _preset(name: str, size: str):

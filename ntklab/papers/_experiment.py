@@ -1,20 +1,20 @@
 """What every experiment shares: the loop over seeds, checkpoints, and what a run returns."""
 
+import functools
 import hashlib
-import io
 import json
 import math
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ntklab import _common, ledger
+from ntklab._deadline import Deadline, OutOfTime
+from ntklab.papers._checkpoints import Checkpoints, work_of
+from ntklab.papers._cost import Cost
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -45,6 +45,7 @@ class Result(NamedTuple):
       peak_memory_mib: the most memory that a process of the run held.
       commit: the code's commit when the first seed began; dirty if any seed's was.
       criteria: the claims whose criterion was the same at every seed, with its fingerprint.
+      notes: what the record must say of single seeds.
     """
 
     seeds: tuple[int, ...]
@@ -55,41 +56,7 @@ class Result(NamedTuple):
     peak_memory_mib: float
     commit: ledger.Commit
     criteria: dict[str, str]
-
-
-class Checkpoints:
-    """The state along the way of one seed: arrays in `.npz` files, written atomically.
-
-    Wall time is kept with them, so that a resumed run reports the time of an undisturbed one.
-    """
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._earlier = 0.0
-        self._start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of this seed so far, over all processes that worked on it."""
-        return self._earlier + time.monotonic() - self._start
-
-    def save(self, name: str, **arrays) -> None:
-        """Keep arrays and numbers under a name, in place of what was there."""
-        buffer = io.BytesIO()
-        np.savez(buffer, _seconds=self.seconds, **arrays)
-        _common.write_atomically(self._folder / f"{name}.npz", buffer.getvalue())
-
-    def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """What was kept under a name, or None."""
-        path = self._folder / f"{name}.npz"
-        if not path.exists():
-            return None
-        with np.load(path) as file:
-            arrays = dict(file)
-        spent = float(arrays.pop("_seconds"))
-        if spent > self.seconds:
-            self._earlier += spent - self.seconds
-        return arrays
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,41 +68,79 @@ class Experiment:
       help: one line for `python -m ntklab list`.
       presets: size -> config; every config has a field `seeds`.
       measure: `measure(config, seed, checkpoints) -> SeedResult`.
+      prepare: `prepare(config, checkpoints)`: what no seed changes, made once a run and handed to
+        `measure` as `checkpoints.shared`. It must not read `config.seeds`, and must not be changed
+        by `measure`. What takes long in it belongs in its checkpoints: a resume calls it again.
+      cost: `cost(config) -> Cost`: operations of the whole run, all seeds, counted from the
+        config; None where nobody counted.
     """
 
     name: str
     help: str
     presets: Mapping[str, Any]
     measure: Callable[[Any, int, Checkpoints], SeedResult]
+    prepare: Callable[[Any, Checkpoints], Any] | None = None
+    cost: Callable[[Any], Cost] | None = None
 
-    def run(self, config: Any, *, workdir: str | Path, resume: bool = False) -> Result:
+    def run(
+        self,
+        config: Any,
+        *,
+        workdir: str | Path,
+        resume: bool = False,
+        deadline: Deadline | None = None,
+        state_mib: int | float | None = None,
+    ) -> Result:
         """Measure every seed of `config`.
 
         Args:
           config: a preset, or one changed with `dataclasses.replace`.
           workdir: folder for checkpoints; made where missing.
           resume: take up the checkpoints there instead of starting afresh.
+          deadline: when to stop, with everything saved. It is asked after each piece of work, so
+            that every call gets on.
+          state_mib: what a resumable state of a training may take, in MiB.
 
         Returns:
           The values of all seeds; the same with and without a kill and a resume.
 
         Raises:
+          OutOfTime: the deadline is over; its message says what is done and what is left.
           ValueError: a measured number is NaN or infinite, or seeds disagree about the names.
         """
-        code, commit = code_fingerprint(), ledger.commit_of_code()
+        seeds, code, commit = tuple(config.seeds), code_fingerprint(), ledger.commit_of_code()
         criteria = ledger.criteria_of(self.name)
         arguments = json.dumps([self.name, asdict(config) | {"seeds": None}, code])
         stamp = hashlib.sha256(arguments.encode()).hexdigest()
         begun = {"stamp": stamp, "commit": commit.name, "dirty": commit.dirty, "criteria": criteria}
-        done = []
-        for seed in _common.progress(config.seeds, self.name):
-            folder = Path(workdir) / f"seed-{seed}"
+        limits = {"deadline": deadline or Deadline(), "state_mib": state_mib}
+        common, folders = Path(workdir) / "shared", [Path(workdir) / f"seed-{s}" for s in seeds]
+        for folder in () if resume else (common, *folders):
+            shutil.rmtree(folder, ignore_errors=True)
+
+        @functools.cache
+        def shared():
+            """Made when the first seed that is not finished needs it."""
+            if self.prepare is None:
+                return None
+            return _prepare(self, config, common, _open(common, begun, resume), code, limits)
+
+        worked = False
+        for done, folder in enumerate(_common.progress(folders, self.name)):
             begun_here = _open(folder, begun, resume)
-            finished = folder / "finished.json"
-            if not finished.exists():
-                _measure(self, config, seed, folder, begun_here, code)
-            done.append(json.loads(finished.read_text(encoding="utf-8")))
-        return _collect(tuple(config.seeds), done)
+            if _is_finished(folder):
+                continue
+            stands = f"{done} of {len(seeds)} seeds are done"
+            if worked:
+                limits["deadline"].check(stands)
+            try:
+                checkpoints = Checkpoints(folder, shared(), **limits)
+                _measure(self, config, seeds[done], checkpoints, begun_here, code)
+            except OutOfTime as pause:
+                raise OutOfTime(f"{stands}, {folder.name} stands at {pause}") from None
+            worked = True
+        parts = [_read(common)] if self.prepare else []
+        return _collect(seeds, [_read(folder) for folder in folders], parts)
 
 
 def describe(data, seed: int) -> dict:
@@ -168,7 +173,7 @@ def _open(folder: Path, begun: dict, resume: bool) -> dict:
             return earlier
         print(
             f"{folder.name}: its checkpoints belong to another config or another state of the "
-            "code, so this seed starts afresh.",
+            "code, so it starts afresh.",
             file=sys.stderr,
         )
     shutil.rmtree(folder, ignore_errors=True)
@@ -176,40 +181,71 @@ def _open(folder: Path, begun: dict, resume: bool) -> dict:
     return begun
 
 
+def _is_finished(folder: Path) -> bool:
+    return (folder / "finished.json").exists()
+
+
+def _read(folder: Path) -> dict:
+    """What is finished, with the work that went into it."""
+    return json.loads((folder / "finished.json").read_text(encoding="utf-8")) | work_of(folder)
+
+
+def _prepare(
+    experiment: Experiment, config: Any, folder: Path, begun: dict, code: str, limits: dict
+) -> Any:
+    """What the seeds share; its provenance is kept from when it was first made."""
+    checkpoints = Checkpoints(folder, **limits)
+    try:
+        shared = experiment.prepare(config, checkpoints)
+    finally:
+        checkpoints.keep_work()
+    if not _is_finished(folder):
+        _common.write_json(folder / "finished.json", _provenance(begun, code))
+    return shared
+
+
 def _measure(
-    experiment: Experiment, config: Any, seed: int, folder: Path, begun: dict, code: str
+    experiment: Experiment, config: Any, seed: int, checkpoints: Checkpoints, begun: dict, code: str
 ) -> None:
-    checkpoints = Checkpoints(folder)
-    measured = experiment.measure(config, seed, checkpoints)
+    try:
+        measured = experiment.measure(config, seed, checkpoints)
+    finally:
+        checkpoints.keep_work()
     bad = [n for n, v in measured.values.items() if not math.isfinite(v)]
     if bad:
         raise ValueError(
             f"{experiment.name}, seed {seed}: {', '.join(bad)} came out as NaN or infinite; "
             "that is an error, not a number."
         )
-    changed = code_fingerprint() != code
     content = {
         "values": {n: float(v) for n, v in measured.values.items()},
         "curves": {n: [list(x), list(y)] for n, (x, y) in measured.curves.items()},
         "data": list(measured.data),
-        "seconds": checkpoints.seconds,
-        "peak_memory_mib": ledger.peak_memory_mib(),
+    }
+    content |= _provenance(begun, code)
+    _common.write_json(checkpoints.folder / "finished.json", content)
+
+
+def _provenance(begun: dict, code: str) -> dict:
+    """How a part of a run came about."""
+    return {
         "commit": begun["commit"],
         # Modules load when first used: files edited meanwhile may or may not have taken part.
-        "dirty": begun["dirty"] or changed,
+        "dirty": begun["dirty"] or code_fingerprint() != code,
         "criteria": begun["criteria"],
         "time": ledger.now(),
     }
-    _common.write_json(folder / "finished.json", content)
 
 
-def _collect(seeds: tuple[int, ...], done: list[dict]) -> Result:
+def _collect(seeds: tuple[int, ...], done: list[dict], shared: list[dict]) -> Result:
+    """One result of what the seeds left, and of what they share (one entry, or none)."""
     names = list(done[0]["values"])
     if any(list(d["values"]) != names for d in done):
         raise ValueError("The seeds of this experiment measured different values; it is broken.")
-    first = min(done, key=lambda d: d["time"])
-    commit = ledger.Commit(first["commit"], any(d["dirty"] for d in done))
-    shared = set.intersection(*(set(d["criteria"].items()) for d in done))
+    parts = done + shared
+    first = min(parts, key=lambda d: d["time"])
+    commit = ledger.Commit(first["commit"], any(d["dirty"] for d in parts))
+    criteria = set.intersection(*(set(d["criteria"].items()) for d in parts))
     curves = {
         n: {"x": done[0]["curves"][n][0], "y": [d["curves"][n][1] for d in done]}
         for n in done[0]["curves"]
@@ -220,8 +256,9 @@ def _collect(seeds: tuple[int, ...], done: list[dict]) -> Result:
         {n: tuple(d["values"][n] for d in done) for n in names},
         curves,
         tuple(data.values()),
-        sum(d["seconds"] for d in done),
-        max(d["peak_memory_mib"] for d in done),
+        sum(d["seconds"] for d in parts),
+        max(d["peak_memory_mib"] for d in parts),
         commit,
-        dict(sorted(shared)),
+        dict(sorted(criteria)),
+        tuple(dict.fromkeys(note for d in parts for note in d["notes"])),
     )

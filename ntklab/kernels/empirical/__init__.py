@@ -9,4 +9,5 @@ from ntklab.kernels.empirical.ntk import EmpiricalNTK as EmpiricalNTK
 from ntklab.kernels.empirical.ntk import empirical_ntk as empirical_ntk
 from ntklab.kernels.empirical.operators import JacobianOperator as JacobianOperator
 from ntklab.kernels.empirical.operators import jacobian_operator as jacobian_operator
+from ntklab.kernels.empirical.operators import ntk_function_product as ntk_function_product
 from ntklab.kernels.empirical.operators import ntk_vector_product as ntk_vector_product

@@ -114,8 +114,11 @@ def find_plan(kernel, x1, x2, memory_budget, path, devices, block=None, cuts=Non
     if block is not None and (isinstance(block, bool) or not block >= 1):
         raise ValueError(f"block counts rows and must be at least 1, got {block}.")
     devices = jax.devices() if devices is None else list(devices)
-    here = next((d for d in devices if d.process_index == jax.process_index()), None)
-    budget = default_budget(here) if memory_budget is None else parse_bytes(memory_budget)
+    if memory_budget is None:  # that of the device here that has least left
+        here = [d for d in devices if d.process_index == jax.process_index()]
+        budget = min(map(default_budget, here or [None]))
+    else:
+        budget = parse_bytes(memory_budget)
     costs = Costs(kernel, first.shape[1:], first.dtype)
     sizes = first.shape[0], last.shape[0]
     return _Cut(*sizes, x2 is None, costs, devices, path is not None).plan(budget, block, cuts)

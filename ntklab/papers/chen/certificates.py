@@ -1,15 +1,19 @@
 """Kernel regression and SVM on zeros and ones of MNIST: accuracy and certified radius."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntklab import attacks, data, kernels, predictors
+from ntklab import data, kernels, predictors
 from ntklab._common import float64, progress
 from ntklab.certificates import Certificate, kernel_certificate
+from ntklab.papers import _cost
+from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult, describe
+from ntklab.papers.chen.measures import mean_of_finite, smallest_found, summary
 
 KERNEL = kernels.FullyConnected(depth=1, w_std=1.0)
 
@@ -19,7 +23,8 @@ class Config:
     """Arguments of `chen-certificates`.
 
     Attributes:
-      seeds: each its own order of the mini-batches; all else is the same for every seed.
+      seeds: each its own order of the mini-batches and its own start of the attack; all else is
+        the same for every seed, and computed once.
       n_train: training images, None for all 12,665.
       n_test: test images, None for all 2,115.
       n_first: test images in the paper's means over 100, taken from the front.
@@ -47,6 +52,48 @@ class Config:
     n_attacked: int = 100
 
 
+class Shared(NamedTuple):
+    """What no seed changes.
+
+    Attributes:
+      images: zeros and ones.
+      signs: -1 for zeros, +1 for ones.
+      gram: the kernel matrix in float64.
+      svm: the optimum.
+      tables: machine -> scores and radii of the test images.
+    """
+
+    images: data.Dataset
+    signs: jax.Array
+    gram: np.ndarray
+    svm: predictors.FittedKernelSVM
+    tables: dict[str, dict[str, np.ndarray]]
+
+
+def prepare(config: Config, checkpoints: Checkpoints) -> Shared:
+    """The kernel matrix, the machines that are solved exactly, and their certificates."""
+    images = data.load("mnist", classes=(0, 1), n_train=config.n_train, n_test=config.n_test)
+    x, signs = images.x_train, images.signed()[0]
+    with float64():
+        gram = np.asarray(KERNEL(jnp.asarray(np.asarray(x, np.float64))))
+    svm = predictors.KernelSVM(KERNEL, "hinge", config.svm)
+    svm = svm.fit(x, signs, tolerance=1e-10, gram=gram)
+    shared = Shared(images, signs, gram, svm, {})
+
+    def regression(ridge: float) -> dict:
+        model = predictors.KernelRegression(
+            KERNEL, ridge=ridge, solver="cholesky", engine="scipy"
+        ).fit(x, signs, gram=gram)
+        found = _certify(model.coefficients(), images)
+        return found | {"jitter": np.asarray(model.jitter)}
+
+    for regularisation in progress(config.regularisations, "kernel regression"):
+        name, ridge = name_of(regularisation), regularisation / 2
+        shared.tables[name] = checkpoints.kept(name, lambda ridge=ridge: regression(ridge))
+    shared.tables["svm"] = checkpoints.kept("svm", lambda: _certify(svm.coefficients, images))
+    return shared
+
+
 def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
     """One seed: every machine on the same kernel matrix, certified on the whole test set.
 
@@ -59,39 +106,23 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
     perturbation that PGD finds for the attacked images; `attacked`, for how many it finds one; and
     `violations`, how many of those lie below a certificate of the same machine.
     """
-    images = data.load("mnist", classes=(0, 1), n_train=config.n_train, n_test=config.n_test)
-    x, signs = images.x_train, images.signed()[0]
-    with float64():
-        gram = np.asarray(KERNEL(jnp.asarray(np.asarray(x, np.float64))))
-    values, tables = {}, {}
-    for regularisation in progress(config.regularisations, "kernel regression"):
-        name = name_of(regularisation)
-        known = checkpoints.load(name)
-        if known is None:
-            model = predictors.KernelRegression(
-                KERNEL, ridge=regularisation / 2, solver="cholesky", engine="scipy"
-            ).fit(x, signs, gram=gram)
-            known = _certify(_wide(x, model.coefficients()), images)
-            known["jitter"] = np.asarray(model.jitter)
-            checkpoints.save(name, **known)
-        tables[name] = known
-    values["krr_0_jitter"] = float(tables["krr_0"]["jitter"])
-    svm = predictors.KernelSVM(KERNEL, "hinge", config.svm).fit(
-        x, signs, tolerance=1e-10, gram=gram
-    )
-    sgd = predictors.KernelSVM(KERNEL, "hinge", config.svm / config.batch).sgd(
-        *(x, signs, jax.random.key(seed)),
-        **{"learning_rate": config.learning_rate, "batch": config.batch, "epochs": config.epochs},
-        gram=gram,
-    )
-    for name, model in (("svm", svm), ("sgd", sgd)):
-        tables[name] = _certify(_wide(x, model.coefficients), images)
-        values[f"{name}_gap"] = model.gap
+    shared: Shared = checkpoints.shared
+    images = shared.images
+    sgd = checkpoints.kept("sgd", lambda: _descent(config, seed, shared))
+    tables = shared.tables | {"sgd": sgd}
+    values = {
+        "krr_0_jitter": float(tables["krr_0"]["jitter"]),
+        "svm_gap": shared.svm.gap,
+        "sgd_gap": float(sgd["gap"]),
+    }
     for name, table in tables.items():
-        values |= _summary(name, table, images.y_test, config.n_first)
-    scores = tables["svm"]["score"], tables["sgd"]["score"]
+        radius = table["published"]
+        found = summary(name, table["score"], radius, images.y_test, config.n_first)
+        right = (table["score"] > 0) == np.asarray(images.y_test == 1)
+        values |= found | {f"{name}_tight": float(table["tight"][right].mean())}
+    scores = tables["svm"]["score"], sgd["score"]
     values["sgd_svm_apart"] = float(np.abs(scores[0] - scores[1]).max() / np.abs(scores[0]).max())
-    values |= _attacked(config, svm.logits_fn(), tables["svm"], images, seed)
+    values |= _attacked(config, shared.svm, tables["svm"], images, seed)
     used = [r for r in config.regularisations if r > 0]
     curves = {
         f"krr_{kind}": (used, [values[f"{name_of(r)}_{kind}"] for r in used])
@@ -100,54 +131,64 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
     return SeedResult(values, curves, (describe(images, seed),))
 
 
+def _descent(config: Config, seed: int, shared: Shared) -> dict[str, np.ndarray]:
+    """The authors' mini-batch descent, certified."""
+    settings = {"learning_rate": config.learning_rate, "batch": config.batch}
+    model = predictors.KernelSVM(KERNEL, "hinge", config.svm / config.batch).sgd(
+        *(shared.images.x_train, shared.signs, jax.random.key(seed)),
+        **(settings | {"epochs": config.epochs}),
+        gram=shared.gram,
+    )
+    return _certify(model.coefficients, shared.images) | {"gap": np.asarray(model.gap)}
+
+
 def name_of(regularisation: float) -> str:
     """`krr_0_001` for 0.001."""
     return f"krr_{regularisation:g}".replace(".", "_")
 
 
-def _wide(x, coefficients) -> predictors.KernelMachine:
-    """The machine with its float64 coefficients: at lambda = 0 float32 is too coarse for them."""
-    return predictors.KernelMachine(x, np.asarray(coefficients, np.float64), KERNEL)
+def _certify(coefficients, images) -> dict[str, np.ndarray]:
+    """Scores and both radii of every test image.
 
-
-def _certify(machine, images) -> dict[str, np.ndarray]:
-    """Scores and both radii of every test image."""
+    The coefficients stay in float64: at lambda = 0 float32 is too coarse for them.
+    """
+    machine = predictors.KernelMachine(images.x_train, np.asarray(coefficients, np.float64), KERNEL)
     published: Certificate = kernel_certificate(machine, images.x_test, ranges="published")
     tight = kernel_certificate(machine, images.x_test)
     return {"score": published.score, "published": published.radius, "tight": tight.radius}
 
 
-def _summary(name: str, table: dict, y, n_first: int) -> dict[str, float]:
-    """Accuracy, and radii of the correctly classified."""
-    right = (table["score"] > 0) == np.asarray(y == 1)
-    first = np.arange(len(right)) < n_first
-    radius = table["published"]
-    return {
-        f"{name}_accuracy": float(right.mean()),
-        f"{name}_certificate": float(radius[right].mean()),
-        f"{name}_deviation": float(radius[right].std()),
-        f"{name}_certificate_100": float(radius[right & first].mean()),
-        f"{name}_tight": float(table["tight"][right].mean()),
-    }
-
-
-def _attacked(config: Config, logits_fn, table: dict, images, seed: int) -> dict[str, float]:
-    """The smallest perturbations that PGD finds, against the certificates."""
+def _attacked(config: Config, svm, table: dict, images, seed: int) -> dict[str, float]:
+    """What PGD finds on the SVM, against its certificates."""
     some = slice(0, config.n_attacked)
-    x = images.x_test[some]
-    predicted = jnp.asarray((table["score"][some] > 0).astype(np.int32))
-    smallest = np.full(len(x), np.inf)
-    for eps in config.eps:
-        found = attacks.pgd(eps, steps=config.steps)(logits_fn, x, predicted, jax.random.key(seed))
-        size = np.abs(np.asarray(found.x_adv - x)).reshape(len(x), -1).max(axis=1)
-        smallest = np.where(found.success, np.minimum(smallest, size), smallest)
-    hit = np.isfinite(smallest)
+    score, x = table["score"][some], images.x_test[some]
+    smallest = smallest_found(config, svm.logits_fn(), score, x, seed)
     longest = np.maximum(table["published"], table["tight"])[some]
     return {
-        "svm_attack": float(smallest[hit].mean()) if hit.any() else 0.0,
-        "attacked": float(hit.sum()),
+        "svm_attack": mean_of_finite(smallest),
+        "attacked": float(np.isfinite(smallest).sum()),
         "violations": float((smallest < longest).sum()),
     }
+
+
+#: Images of zeros and ones in MNIST.
+_TRAIN, _TEST = 12_665, 2_115
+
+
+def cost(config: Config) -> Cost:
+    r"""Operations of all seeds, mostly of certificates in float64, and of SciPy's factorisations.
+
+    A certificate of b images takes $2\,b n\,(2 d + 64\,E)$, by 32 halvings of two angles for each
+    kind of range, where E stands for the operations of one arc tangent; every ridge has one and a
+    factorisation, the SVM one, and each seed one, $2 n^2$ operations an epoch, and PGD in float32.
+    """
+    n, b, d = config.n_train or _TRAIN, config.n_test or _TEST, 784
+    certified = len(config.regularisations) + 1 + len(config.seeds)
+    certificate = 2 * b * n * (2.0 * d + 64 * _cost.ENTRY)
+    flops = _cost.gram(n, n, d) + certified * certificate
+    attacked = len(config.eps) * config.steps * _cost.pull(config.n_attacked, n, d, 1)
+    flops += len(config.seeds) * (attacked + config.epochs * 2.0 * n**2)
+    return Cost(flops, "float64", len(config.regularisations) * _cost.cholesky(n))
 
 
 EXPERIMENT = Experiment(
@@ -168,4 +209,6 @@ EXPERIMENT = Experiment(
         "paper": Config(seeds=(0, 1, 2, 3, 4)),
     },
     measure=measure,
+    prepare=prepare,
+    cost=cost,
 )

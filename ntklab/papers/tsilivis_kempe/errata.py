@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 from ntklab import kernels, predictors
 from ntklab._common import float64
 from ntklab.attacks import linearised, training_free
+from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult
 
 _WIDE_BOUNDS = (-100.0, 100.0)  # no clipping: the statements are about the ball alone
@@ -269,6 +270,16 @@ def _relative(found, expected) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
+def cost(config: Config) -> Cost:
+    r"""Operations of all seeds, float64: `2^d` corners of each case, and the Monte Carlo check.
+
+    $$2\,c\,2^d d\,(9 (k - 1) + 2) + 4 d\,s$$ for c cases, k classes and s samples. The problems
+    are so small that compiling takes longer than this.
+    """
+    corners = 2 * config.cases * 2**config.d * config.d * (9 * (config.k - 1) + 2)
+    return Cost(len(config.seeds) * float(corners + 4 * config.d * config.samples), "float64")
+
+
 EXPERIMENT = Experiment(
     name="tk-errata",
     help="equations 3 to 29 of the supplement held against brute force; errata counted",
@@ -278,4 +289,5 @@ EXPERIMENT = Experiment(
         "paper": Config(seeds=tuple(range(20)), cases=3000),
     },
     measure=measure,
+    cost=cost,
 )

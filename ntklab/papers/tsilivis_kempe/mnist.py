@@ -1,5 +1,7 @@
 """Training-free attacks on the two-layer kernel machine, MNIST (sections B.1 and B.2)."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -8,6 +10,8 @@ import numpy as np
 
 from ntklab import attacks, data, kernels, predictors
 from ntklab.attacks import training_free
+from ntklab.papers import _cost
+from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult, describe
 from ntklab.papers.tsilivis_kempe.evaluate import accuracy, random_signs, robust_accuracy
 
@@ -73,16 +77,23 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
     fitted = predictors.KernelRegression(kernels.TwoLayerNTK()).fit(images.x_train, targets)
     machine, x, y = fitted.logits_fn(), images.x_test, images.y_test
     key = jax.random.key(seed)
+
+    def attacked(name: str, eps: float) -> float:
+        def compute():
+            return {"robust": robust_accuracy(suite(config, eps)[name], machine, x, y, key)}
+
+        return float(checkpoints.kept(f"{name} at eps {eps:g}", compute)["robust"])
+
     values = {"clean": accuracy(machine, x, y), "condition": float(fitted.condition_number)}
     for suffix, eps in (("", config.eps), ("_small", config.eps_small)):
-        for name, attack in suite(config, eps).items():
-            values[name + suffix] = robust_accuracy(attack, machine, x, y, key)
+        values |= {name + suffix: attacked(name, eps) for name in suite(config, eps)}
     for name in ("eq8", "pgd10"):
-        attack = suite(config, config.eps_unbounded)[name]
-        values[f"{name}_unbounded"] = robust_accuracy(attack, machine, x, y, key)
+        values[f"{name}_unbounded"] = attacked(name, config.eps_unbounded)
     values["eq8_fgsm_differ"] = _differ(config, machine, x, y)
-    curves = _by_budget(config, values, machine, x, y, key)
-    along, curves["clean_by_time"], curves["eq8_by_time"] = _by_time(config, fitted, x, y, key)
+    curves = _by_budget(config, attacked)
+    along, curves["clean_by_time"], curves["eq8_by_time"] = _by_time(
+        config, fitted, x, y, key, checkpoints
+    )
     return SeedResult(values | along, curves, (describe(images, seed),))
 
 
@@ -94,36 +105,58 @@ def _differ(config: Config, machine, x, y) -> float:
     return float(jnp.mean(jnp.abs(ours - fgsm)[right] > 1e-6))
 
 
-def _by_budget(config: Config, values: dict, machine, x, y, key) -> dict:
+def _by_budget(config: Config, attacked: Callable[[str, float], float]) -> dict:
     """Accuracy against the budget, without the costly restarts; known values are not made anew."""
-    known = {config.eps: "", config.eps_small: "_small"}
     curves = {}
     for name in [n for n in suite(config, config.eps) if n != "pgd_restarts"]:
-        attacked = [
-            values[name + known[eps]]
-            if eps in known
-            else robust_accuracy(suite(config, eps)[name], machine, x, y, key)
-            for eps in config.eps_curve
-        ]
-        curves[f"{name}_by_eps"] = (list(config.eps_curve), attacked)
+        robust = [attacked(name, eps) for eps in config.eps_curve]
+        curves[f"{name}_by_eps"] = (list(config.eps_curve), robust)
     return curves
 
 
-def _by_time(config: Config, fitted, x, y, key) -> tuple[dict, tuple, tuple]:
+def _by_time(config: Config, fitted, x, y, key, checkpoints) -> tuple[dict, tuple, tuple]:
     """Clean and attacked accuracy along gradient flow; the last entry is t = infinity."""
     unit = 1.0 / float(np.max(fitted.eigenvalues))
-    machines = [fitted.logits_fn(unit * t) for t in config.times] + [fitted.logits_fn()]
     attack = training_free.multiclass_cross_entropy(config.eps_small)
-    clean = [accuracy(f, x, y) for f in machines]
-    robust = [robust_accuracy(attack, f, x, y, key) for f in machines]
+
+    def at(t: float) -> dict[str, float]:
+        machine = fitted.logits_fn(unit * t)
+        robust = robust_accuracy(attack, machine, x, y, key)
+        return {"clean": accuracy(machine, x, y), "robust": robust}
+
+    times = (*config.times, math.inf)
+    found = [checkpoints.kept(f"time {t:g}", lambda t=t: at(t)) for t in times]
+    clean, robust = ([float(f[name]) for f in found] for name in ("clean", "robust"))
     best = int(np.argmax(robust[:-1]))
     values = {
         "small_best": robust[best],
         "small_early_gain": robust[best] - robust[-1],
         "clean_at_best": clean[best],
     }
-    times = list(config.times)
-    return values, (times, clean[:-1]), (times, robust[:-1])
+    return values, (list(config.times), clean[:-1]), (list(config.times), robust[:-1])
+
+
+def cost(config: Config) -> Cost:
+    r"""Operations of all seeds, in float32 but for the eigendecomposition.
+
+    With G the kernel matrix, S the scores of all test images, P an input gradient of the loss and
+    C one for each class, a seed takes
+
+    $$G + 9 n^3 + 2\,(P + 4C + (1 + r)\,s P) + e\,(P + 4C + s P) + t\,(C + S)$$
+
+    and two or three S to judge each attack: s steps of PGD, r restarts, e further budgets, t times.
+    """
+    shape = (config.n_test, config.n_train, 784, 10)
+    judged = 2 * _cost.scores(*shape)
+    pull, classes = _cost.pull(*shape), _cost.class_gradients(*shape)
+    cheap = judged + (pull + judged) + 4 * (classes + judged) + (config.pgd_steps * pull + judged)
+    restarts = config.restarts * config.pgd_steps * pull + judged
+    others = len({*config.eps_curve} - {config.eps, config.eps_small})
+    rest = 2 * (classes + judged) + (config.pgd_steps * pull + judged) + pull
+    times = (len(config.times) + 1) * (1.5 * judged + classes)
+    flops = _cost.gram(config.n_train, config.n_train, 784) + (2 + others) * cheap + 2 * restarts
+    seeds = len(config.seeds)
+    return Cost(seeds * (flops + rest + times), "float32", seeds * _cost.eigh(config.n_train))
 
 
 EXPERIMENT = Experiment(
@@ -142,4 +175,5 @@ EXPERIMENT = Experiment(
         "paper": Config(n_train=10_000, n_test=10_000, seeds=(0, 1, 2)),
     },
     measure=measure,
+    cost=cost,
 )

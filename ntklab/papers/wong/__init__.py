@@ -1,0 +1,1 @@
+"""Wong, Rice & Kolter 2020, "Fast is better than free"."""

@@ -114,9 +114,7 @@ class Experiment:
         stamp = hashlib.sha256(arguments.encode()).hexdigest()
         begun = {"stamp": stamp, "commit": commit.name, "dirty": commit.dirty, "criteria": criteria}
         limits = {"deadline": deadline or Deadline(), "state_mib": state_mib}
-        common, folders = Path(workdir) / "shared", [Path(workdir) / f"seed-{s}" for s in seeds]
-        for folder in () if resume else (common, *folders):
-            shutil.rmtree(folder, ignore_errors=True)
+        common, folders = _folders(Path(workdir), seeds, resume)
 
         @functools.cache
         def shared():
@@ -162,6 +160,14 @@ def code_fingerprint() -> str:
     for path in sorted(_PACKAGE.rglob("*.py")):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _folders(workdir: Path, seeds: tuple, resume: bool) -> tuple[Path, list[Path]]:
+    """Of what the seeds share, and of each seed; emptied unless a run is to be taken up."""
+    common, folders = workdir / "shared", [workdir / f"seed-{seed}" for seed in seeds]
+    for folder in () if resume else (common, *folders):
+        shutil.rmtree(folder, ignore_errors=True)
+    return common, folders
 
 
 def _open(folder: Path, begun: dict, resume: bool) -> dict:

@@ -75,8 +75,8 @@ class Course:
         self.step_keys = jnp.stack(steps) if self.many else steps[0]
         self.place = Place(0, 0, 0)
         self.state = self._begin(self._initial(start))
-        self.totals = self._everywhere(no_totals(self._classes(), self.many))
-        self.noted, self.spawn = {}, None
+        self.totals = self._everywhere(no_totals(self.many))
+        self.noted, self.spawn, self.latest = {}, None, {}
         self._take_up()
         self.steps_at = {self._step_of(e): e for e in settings.save_at}
         probe = settings.kernels
@@ -120,12 +120,6 @@ class Course:
         s = self.settings
         rest = (s.batch_size, s.augment, self.sharding, self.many)
         return plan_of(s.module, s.phases[number], s.dtype, rest)
-
-    def _classes(self) -> int:
-        weights = _of_seed(self.state.weights, 0) if self.many else self.state.weights
-        example = jax.ShapeDtypeStruct((1, *self.data[0].shape[1:]), jnp.float32)
-        function = forward.logits_fn(self._forward(), weights)
-        return jax.eval_shape(function, example).shape[1]
 
     def _everywhere(self, tree: Any) -> Any:
         """The same on every device of the run."""
@@ -180,7 +174,7 @@ class Course:
                 self._row(rate)
                 clock = time.monotonic()
             if progress.due:
-                progress.show(self.made, self._numbers())
+                progress.show(self.made, self.latest | self._numbers())
             over = self.settings.deadline is not None and self.settings.deadline.over()
             if over or time.monotonic() - saved >= self.settings.save_seconds:
                 clock, saved = self._spent(clock), time.monotonic()
@@ -239,7 +233,9 @@ class Course:
     def _numbers(self) -> dict[str, Any]:
         """Means since the last row; raises where they are not numbers."""
         totals = jax.device_get(self.totals)
-        count = np.maximum(totals.steps, 1)
+        if not totals.steps.any():
+            return {}
+        count = totals.steps
         loss = totals.loss / count
         if not np.isfinite(loss).all():
             raise Diverged(
@@ -247,7 +243,7 @@ class Course:
                 f"{self.store.last}. Lower the learning rate or look at the data."
             )
         found = {"loss": loss, "accuracy": totals.correct / count}
-        if np.isfinite(totals.clean_loss).all() and self.place.step:
+        if np.isfinite(totals.clean_loss).all():
             found |= {
                 "clean_loss": totals.clean_loss / count,
                 "clean_accuracy": totals.clean_correct / count,
@@ -256,9 +252,10 @@ class Course:
 
     def _row(self, rate: Number) -> None:
         """A row of metrics at the end of an epoch or a phase."""
-        numbers = {name: _plain(value) for name, value in self._numbers().items()}
+        self.latest = self._numbers()
+        numbers = {name: _plain(value) for name, value in self.latest.items()}
         steps = np.asarray(self.totals.steps)
-        predicted = np.asarray(self.totals.predicted) / steps[..., None]
+        constant = np.asarray(self.totals.constant) / steps
         row = {
             "epoch": self.epoch,
             "phase": self.place.phase,
@@ -270,7 +267,7 @@ class Course:
         if self.settings.evaluate is not None:
             found = [self.settings.evaluate(f, self.epoch) for f in self._functions()]
             row |= {k: _plain(np.asarray([f[k] for f in found])) for k in found[0]}
-        warning = self.watch.predictions(self.epoch, predicted, int(steps.max()))
+        warning = self.watch.predictions(self.epoch, constant, int(steps.max()))
         row |= self.noted | ({"warning": warning} if warning else {})
         self.store.add_row(row)
         self.totals, self.noted = jax.tree.map(jnp.zeros_like, self.totals), {}

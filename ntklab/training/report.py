@@ -83,25 +83,25 @@ class Watch:
         self.constant = 0
         self.first_norm: float | None = None
 
-    def predictions(self, epoch: Number, predicted: np.ndarray, steps: int) -> str | None:
-        """A sentence when nearly all examples were given to one class for 20 steps or more.
+    def predictions(self, epoch: Number, constant: Any, steps: int) -> str | None:
+        """A sentence when each batch was given to one class, nearly whole, for 20 steps or more.
 
         Args:
           epoch: of the row.
-          predicted: fraction of its examples given to each class, `(k,)` or `(seeds, k)`.
+          constant: fraction of a batch given to the class that gets most, mean over the row's
+            steps, `()` or `(seeds,)`.
           steps: of the row.
         """
-        predicted = np.atleast_2d(predicted)
-        worst = predicted[predicted.max(axis=1).argmax()]
-        constant = worst.max() >= max(0.99, min(1.0, self.share + 0.05))
-        self.constant = self.constant + steps if constant else 0
+        most = float(np.max(constant))
+        flat = most >= max(0.99, min(1.0, self.share + 0.05))
+        self.constant = self.constant + steps if flat else 0
         if self.constant < _LONG:
             return None
         return self._tell(
             "collapse",
-            f"epoch {epoch:g}: the network gives class {worst.argmax()} to "
-            f"{100 * worst.max():.1f} % of its examples, so it has collapsed to a constant; lower "
-            "the learning rate or eps, or train on clean examples too (DoubleStep).",
+            f"epoch {epoch:g}: the network gives one class to {100 * most:.1f} % of each batch, so "
+            "it has collapsed to a constant; lower the learning rate or eps, or train on clean "
+            "examples too (DoubleStep).",
         )
 
     def kernel(self, epoch: Number, norm: float) -> str | None:

@@ -14,12 +14,12 @@ from ntklab.training.update import Problem, Seen, TrainState
 
 
 class Totals(NamedTuple):
-    """Sums over the steps since the last row of metrics, on the device."""
+    """Sums over the steps since the last row of metrics, on the device: those of `Seen`."""
 
     steps: Array
     loss: Array
     correct: Array
-    predicted: Array
+    constant: Array
     clean_loss: Array
     clean_correct: Array
 
@@ -53,11 +53,9 @@ def plan_of(module: Any, phase: Phase, dtype: str, rest: tuple) -> Plan:
     return Plan(problem, phase.strategy, *rest)
 
 
-def no_totals(classes: int, seeds: int) -> Totals:
+def no_totals(seeds: int) -> Totals:
     """Nothing seen yet."""
-    lead = (seeds,) if seeds else ()
-    shapes = [lead + ((classes,) if name == "predicted" else ()) for name in Totals._fields]
-    return Totals(*(jnp.zeros(shape, jnp.float32) for shape in shapes))
+    return Totals(*(jnp.zeros((seeds,) if seeds else (), jnp.float32) for _ in Totals._fields))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))

@@ -32,14 +32,14 @@ class Seen(NamedTuple):
     Attributes:
       loss: the objective, mean over the batch.
       correct: fraction of the examples trained on that were classified rightly.
-      predicted: fraction of them given to each class, `(k,)`.
+      constant: fraction of them given to the class that gets most; 1 for a constant predictor.
       clean_loss: loss of the clean examples where the step computes it, else NaN.
       clean_correct: their accuracy, or NaN.
     """
 
     loss: Array
     correct: Array
-    predicted: Array
+    constant: Array
     clean_loss: Array
     clean_correct: Array
 
@@ -110,7 +110,7 @@ def seen(loss: Array, logits: Array, y: Array, clean: tuple[Array, Array] | None
     guess = logits.argmax(axis=1)
     predicted = jax.nn.one_hot(guess, logits.shape[1], dtype=loss.dtype).mean(0)
     none = jnp.full((), jnp.nan, loss.dtype)
-    return Seen(loss, accuracy(logits, y), predicted, *(clean or (none, none)))
+    return Seen(loss, accuracy(logits, y), predicted.max(), *(clean or (none, none)))
 
 
 def accuracy(logits: Array, y: Array) -> Array:

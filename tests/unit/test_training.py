@@ -333,7 +333,7 @@ def test_a_collapse_to_one_class_is_said_once_in_one_sentence():
     dead = tr.Phase(8, learning_rate=tr.constant(0.0))
     params = jax.tree.map(jnp.zeros_like, train().weights.trained)
     params["logits"]["bias"] = jnp.array([0.0, 0.0, 5.0])
-    with pytest.warns(RuntimeWarning, match="gives class 2 to 100.0 %") as told:
+    with pytest.warns(RuntimeWarning, match="gives one class to 100.0 %") as told:
         result = train([dead], start=tr.Weights(params, None, {}))
     assert len(told) == 1
     assert [("warning" in r) for r in result.metrics] == [False] * 6 + [True, False]

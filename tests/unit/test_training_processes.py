@@ -25,7 +25,7 @@ y = jnp.asarray(rng.integers(0, 3, 96), jnp.int32)
 net = nets.ResNet(blocks=(1,), widths=(4,), outputs=3)
 rate = tr.constant(0.05)
 phases = [
-    tr.Phase(3, tr.PGD(0.03, 2, statistics="batch"), learning_rate=rate),
+    tr.Phase(3, tr.RSFGSM(0.03), learning_rate=rate),
     tr.Phase(2, model="centred", statistics="frozen", learning_rate=rate),
 ]
 """

@@ -80,12 +80,15 @@ def phases(config: Config) -> dict[str, training.Phase]:
 
 
 def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
-    """One seed. Values `ARM_clean`, `ARM_pgd`, `ARM_seconds` of training.
+    """One seed. Values `ARM_clean`, `ARM_pgd`, `ARM_pgd_last`, `ARM_seconds` of training.
 
-    Of the arm `collapse` also `collapse_reported`: whether the engine said so, 0 or 1.
+    `pgd` counts an example as lost when any point of the path is misclassified, `pgd_last` only
+    when the last one is. Of the arm `collapse` also `collapse_reported`: whether the engine said
+    so, 0 or 1.
     """
     images = config.images.load(seed)
     attack = attacks.pgd(config.eps, steps=config.test_steps, step_size=config.eps / 8)
+    last = attacks.pgd(config.eps, steps=config.test_steps, step_size=config.eps / 8, keep="last")
     values, curves = {}, {}
     for arm, phase in phases(config).items():
         trained = run(arm, phase, images, config.batch_size, seed, checkpoints)
@@ -93,6 +96,9 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
         values[f"{arm}_clean"] = share(lambda x, y, f=network: f(x).argmax(1) == y, images)
         values[f"{arm}_pgd"] = share(
             lambda x, y, f=network, k=key: ~attack(f, x, y, k).success, images
+        )
+        values[f"{arm}_pgd_last"] = share(
+            lambda x, y, f=network, k=key: ~last(f, x, y, k).success, images
         )
         values[f"{arm}_seconds"] = trained.seconds
         rows = [(r["epoch"], r["loss"]) for r in trained.metrics]
@@ -140,7 +146,7 @@ def cost(config: Config) -> Cost:
     images, one = config.images, 2.0 * PRODUCTS
     passes = 3 * 3 + 2 * 2 * config.train_steps
     training_flops = images.n_train * config.epochs * passes * one
-    tests = 3 * images.n_test * (2 * config.test_steps + 3) * one
+    tests = 3 * images.n_test * 2 * (2 * config.test_steps + 3) * one
     seeds = len(config.seeds)
     return Cost(
         seeds * (training_flops + tests), examples=seeds * 3.0 * images.n_train * config.epochs

@@ -81,7 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     data = command("data", _data, "where the data sets are; with NAME, get one and describe it")
     data.add_argument("name", metavar="NAME", nargs="?")
     command("list", _list, "the experiments and their sizes")
-    run = command("run", _run, "run an experiment and put its record into the ledger")
+    _add_run(command("run", _run, "run an experiment and put its record into the ledger"))
+    ledger = command("ledger", _ledger, "every claim, what was measured and the verdict")
+    ledger.add_argument(
+        "--missing",
+        choices=("book", "paper"),
+        help="experiments not run at this size, oldest claim first, and what they would take",
+    )
+    _add_pack(command("pack", _pack, "cut folders and files into checksummed parts"))
+    _add_unpack(command("unpack", _unpack, "check the parts of a pack and put them together"))
+    return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("experiment", metavar="EXPERIMENT", help="a name that `list` shows")
     run.add_argument("--size", choices=("quick", "book", "paper"), required=True)
     run.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
@@ -100,15 +112,6 @@ def _parser() -> argparse.ArgumentParser:
         "restart from the start of its phase; the record says so",
     )
     run.set_defaults(advice=_resume)
-    ledger = command("ledger", _ledger, "every claim, what was measured and the verdict")
-    ledger.add_argument(
-        "--missing",
-        choices=("book", "paper"),
-        help="experiments not run at this size, oldest claim first, and what they would take",
-    )
-    _add_pack(command("pack", _pack, "cut folders and files into checksummed parts"))
-    _add_unpack(command("unpack", _unpack, "check the parts of a pack and put them together"))
-    return parser
 
 
 def _add_pack(pack: argparse.ArgumentParser) -> None:

@@ -206,6 +206,10 @@ def measured(v) -> nodes.container:
         f"{run.seconds:.0f} s and {run.peak_memory_mib:.0f} MiB on {run.device}, {run.time}, "
         f"commit {run.commit[:12]}. Data: {data}. Versions: {versions}."
     )
+    if "fraction_of_peak" in run.compute:
+        speed = run.compute["flops_per_second"] / 1e9, run.compute["fraction_of_peak"]
+        text += f" {speed[0]:.3g} GFLOP/s, {speed[1]:.0%} of a matrix product on the same device."
+    text += "".join(f" Note: {note}." for note in run.compute.get("notes", ()))
     box += nodes.paragraph(text=text)
     box += nodes.literal_block(run.command, run.command, language="bash")
     return box

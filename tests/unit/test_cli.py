@@ -111,7 +111,8 @@ def test_list_shows_every_experiment_and_its_sizes(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(papers.EXPERIMENTS)
-    assert all(line.endswith("[quick, book, paper]") for line in lines)
+    sizes = [", ".join(experiment.presets) for experiment in papers.EXPERIMENTS.values()]
+    assert [line.rpartition("[")[2] for line in lines] == [f"{size}]" for size in sizes]
 
 
 @pytest.fixture
@@ -119,8 +120,8 @@ def recorded(monkeypatch):
     """Take note of what `record` is asked for, and of what is stored, and measure nothing."""
     calls, stored = [], []
 
-    def record(name, size, *, workdir, resume):
-        calls.append((name, size, workdir, resume))
+    def record(name, size, *, workdir, resume, deadline, state_mib):
+        calls.append((name, size, workdir, resume, deadline.minutes, state_mib))
         return dataclasses.replace(RUN, experiment=name, size=size)
 
     monkeypatch.setattr(papers, "record", record)
@@ -132,15 +133,16 @@ def recorded(monkeypatch):
 def test_a_quick_run_is_not_stored(recorded, capsys):
     calls, stored = recorded
     assert main(["run", "tk-errata", "--size", "quick"]) == 0
-    assert calls == [("tk-errata", "quick", None, False)] and stored == []
+    assert calls == [("tk-errata", "quick", None, False, None, None)] and stored == []
     text = capsys.readouterr().out
     assert "clean = 0.5  (2 seeds)" in text and "no record" in text
 
 
 def test_a_book_run_is_stored_once(recorded, capsys):
     calls, stored = recorded
-    assert main(["run", "tk-errata", "--size", "book", "--resume", "--out", "there"]) == 0
-    assert calls == [("tk-errata", "book", "there", True)]
+    limits = ["--minutes", "2.5", "--state-mib", "64"]
+    assert main(["run", "tk-errata", "--size", "book", "--resume", "--out", "there", *limits]) == 0
+    assert calls == [("tk-errata", "book", "there", True, 2.5, 64.0)]
     assert [run.size for run in stored] == ["book"]
     assert "Record: tk-errata.book." in capsys.readouterr().out
 
@@ -237,9 +239,23 @@ def test_the_ledger_lists_claims_and_what_is_missing(capsys):
     assert {line.split()[0] for line in lines} == {claim.id for claim in ledger.claims()}
     assert main(["ledger", "--missing", "paper"]) == 0
     missing = capsys.readouterr().out.splitlines()
-    expected = [v for v in ledger.verdicts(size="paper") if v.run is None]
-    assert len(missing) == len(expected)
-    assert all(" --size paper" in line for line in missing)
+    waiting = [v.claim for v in ledger.verdicts(size="paper") if v.run is None]
+    assert len(missing) == len({claim.experiment for claim in waiting})
+    assert all(" --size paper --resume  # " in line for line in missing)
+    named = [id for line in missing for id in line.split("; for ")[1].split(", ")]
+    assert sorted(named) == sorted(claim.id for claim in waiting)
+
+
+def test_what_is_missing_is_listed_oldest_first_with_what_it_would_take(monkeypatch, capsys):
+    cost = papers.Cost(4.9e15, "float32", host_flops=30e12)
+    rows = [papers.Missing("old", ("a", "b"), cost), papers.Missing("new", ("c",), None)]
+    monkeypatch.setattr(papers, "missing", lambda size: rows)
+    assert main(["ledger", "--missing", "book"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "python -m ntklab run old --size book --resume  # about T4 22 min, A100 12 min, H200 7 min;"
+        " for a, b",
+        "python -m ntklab run new --size book --resume  # cost not counted; for c",
+    ]
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

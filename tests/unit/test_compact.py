@@ -92,9 +92,7 @@ def test_the_start_of_the_phase_is_the_last_resort(tmp_path):
 
 
 def test_what_fits_nowhere_names_the_number_that_does():
-    with pytest.raises(
-        ValueError, match=r"take 0\.001 MiB: raise --state-mib to (\S+) or more"
-    ):
+    with pytest.raises(ValueError, match=r"take 0\.001 MiB: raise --state-mib to (\S+) or more"):
         compact(state(), 0.001 * 2**20, MOMENTUM)
     with pytest.raises(ValueError) as caught:
         compact(state(), 10, MOMENTUM)

@@ -8,10 +8,11 @@ import pytest
 import queue_toy
 from queue_toy import Toy
 
-from ntklab import _deadline, ledger, papers
+from ntklab import _deadline, data, ledger, papers
 from ntklab.__main__ import main
 from ntklab._deadline import Deadline, OutOfTime
 from ntklab.papers import _checkpoints, _cost
+from ntklab.papers.tsilivis_kempe import transfer
 
 
 class Clock:
@@ -161,6 +162,45 @@ def test_the_command_goes_on_until_it_is_done(only_the_toy, capsys):
     assert [run.size for run in stored] == ["paper"] and stored[0].seeds == (0, 1, 2)
     text = json.loads((ledger.folder() / "runs" / stored[0].file).read_text())
     assert text["compute"] == {} and text["values"]["x"] == list(stored[0].values["x"])
+
+
+class EveryFourth(Deadline):
+    """Over each fourth time that it is asked."""
+
+    asked = 0
+
+    def over(self):
+        self.asked += 1
+        return self.asked % 4 == 0
+
+
+@pytest.mark.slow
+def test_out_of_time_in_the_long_loops_resumes_to_the_same_values(tmp_path):
+    """The iterated kernel machine, both networks, and what is measured on them."""
+    if not data.found()["mnist"]:
+        pytest.skip("mnist is not on this machine")
+    experiment = papers.EXPERIMENTS["tk-transfer-two-layer"]
+    arms = (transfer.Arm("paper", 32, 0.01, False), transfer.Arm("lazy", 32, 1.0, True))
+    changes = {"seeds": (3,), "arms": arms, "n_train": 40, "n_test": 20, "steps": (5, 20)}
+    config = dataclasses.replace(
+        experiment.presets["quick"], **changes, solver="iterated", save_every=5, eps=0.05
+    )
+    whole = experiment.run(config, workdir=tmp_path / "whole")
+    stands = []
+    while True:
+        limits = {"resume": True, "deadline": EveryFourth()}
+        try:
+            result = experiment.run(config, workdir=tmp_path / "pieces", **limits)
+            break
+        except OutOfTime as pause:
+            stands.append(str(pause).split("stands at ")[1])
+    assert comparable(result) == comparable(whole)
+    assert stands == [
+        "step 20 of 20 of the kernel machine",
+        "paper attacked at step 5",
+        "paper attacked at step 20",
+        "step 15 of 20 of the network lazy",
+    ]
 
 
 def test_the_example_in_the_documentation():

@@ -1,5 +1,6 @@
 """What `import ntklab` costs, and what it and a run do without."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -7,8 +8,10 @@ import subprocess
 import sys
 
 import pytest
+from five_packages import FIVE, normal, required
 
 import ntklab
+from ntklab._pack import pack
 
 #: What `import ntklab` must not bring in.
 HEAVY = (
@@ -28,6 +31,20 @@ class Block:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Block())
+"""
+
+#: Every module but those of `shown` looks as if it were not installed.
+ALONE = """
+import sys
+from importlib.machinery import PathFinder
+
+class Alone(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name[0] == "_" or name.split(".")[0] in {shown!r}:
+            return PathFinder.find_spec(name, path, target)
+
+sys.meta_path = [Alone if finder is PathFinder else finder for finder in sys.meta_path]
 """
 
 
@@ -76,13 +93,39 @@ def test_an_experiment_loads_without_the_optional_packages(name):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture(scope="module")
+def installed_alone():
+    """Code that hides every module but those of five packages, what they require, and Python's."""
+    names = required()
+    modules = {
+        module
+        for module, owners in importlib.metadata.packages_distributions().items()
+        if names & {normal(owner) for owner in owners}
+    }
+    assert modules >= set(FIVE) and modules.isdisjoint(OPTIONAL)
+    shown = sorted(modules | set(sys.stdlib_module_names) | {"ntklab"})
+    return ALONE.format(shown=shown)
+
+
+COMMANDS = {
+    "run": ["run", "tk-errata", "--size", "quick", "--out", "out", "--minutes", "0"],
+    "ledger": ["ledger", "--missing", "paper"],
+    "pack": ["pack", "file", "--out", "parts", "--part-mib", "1"],
+    "unpack": ["unpack", "parts", "--to", "there"],
+}
+
+
 @pytest.mark.slow
-def test_a_run_needs_no_optional_package(tmp_path):
-    code = "from ntklab.__main__ import main\nsys.exit(main(sys.argv[1:]))"
-    arguments = ["run", "tk-errata", "--size", "quick", "--out", "out"]
-    done = python(f"{BLOCK}sys.argv[1:] = {arguments!r}\n{code}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "no record" in done.stdout
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_runs_where_only_the_five_packages_are(installed_alone, tmp_path, command):
+    (tmp_path / "file").write_text("something")
+    if command == "unpack":
+        pack([tmp_path / "file"], tmp_path / "parts", 1)
+    code = f"from ntklab.__main__ import main\nsys.exit(main({COMMANDS[command]!r}))"
+    done = python(installed_alone + code, cwd=tmp_path)
+    assert done.returncode == (75 if command == "run" else 0), done.stderr
+    if command == "run":
+        assert "1 of 2 seeds are done" in done.stdout
 
 
 def test_an_unknown_part_names_those_there_are():

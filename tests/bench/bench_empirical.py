@@ -41,7 +41,7 @@ def pairs():
             other = functools.partial(stock(number, mode), f, params, x)
             title = f"{network}, n={n}, {mode}, against {name}"
             yield Pair(title, ours, other, bound, agree)
-        legacy = OnDemand(network, variables, x, mode)
+        legacy = Legacy(network, variables, x, mode)
         title = f"{network}, n={n}, {mode}, against structured derivatives (jax 0.4.25)"
         yield Pair(title, ours, legacy.call, 1.0, roughly, close=legacy.close)
 
@@ -74,20 +74,3 @@ def agree(ours, other, tolerance: float = 1e-4) -> bool:
 #: For structured derivatives: on the CIFAR CNN they are off by 3.5e-4 of the largest entry, from
 #: ours and from neural-tangents' Jacobian contraction alike; these two agree to 4e-7.
 roughly = functools.partial(agree, tolerance=1e-3)
-
-
-class OnDemand:
-    """A `Legacy` that starts at its first call, so that pairs nobody asks for cost nothing."""
-
-    def __init__(self, *problem):
-        self.problem, self.legacy = problem, None
-
-    def call(self):
-        """Compute the kernel in the second interpreter."""
-        self.legacy = self.legacy or Legacy(*self.problem)
-        return self.legacy.call()
-
-    def close(self):
-        """End the second interpreter."""
-        if self.legacy is not None:
-            self.legacy.close()

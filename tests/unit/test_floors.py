@@ -12,9 +12,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ntklab"
 #: A module imports from lower floors, and from its own folder.
 FLOORS = {
-    "_common": -1,
+    "_common": -2,
+    "_compact": -1,
+    "_deadline": -1,
     "_memory": -1,
     "_typing": -1,
+    "_pack": -1,
+    "_unpack": 0,
     "_nt": 0,
     "data": 0,
     "nets": 0,
@@ -29,6 +33,7 @@ FLOORS = {
     "features": 4,
     "papers": 5,
     "_doctor": 6,
+    "gpu_check": 6,
     "__main__": 7,
 }
 #: Apart from the floors: loads lazily, or is for the book alone.

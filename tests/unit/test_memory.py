@@ -101,6 +101,12 @@ def test_a_limit_further_up_holds_inside(tmp_path):
     assert _memory.system_bytes(machine(tmp_path, files)) == 0
 
 
+def test_the_level_at_which_a_group_is_held_up_counts_too(tmp_path):
+    files = {"memory.max": f"{3 * GIB}", "memory.high": f"{GIB}", "memory.current": f"{GIB // 4}"}
+    files = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    assert _memory.system_bytes(machine(tmp_path, files)) == GIB - GIB // 4
+
+
 def test_a_system_that_says_less(tmp_path, monkeypatch):
     monkeypatch.setattr(_memory.os, "sysconf", lambda name: 4096)
     assert _memory.system_bytes(tmp_path) == 4096 * 4096 // 2
@@ -113,7 +119,8 @@ def test_a_system_that_says_less(tmp_path, monkeypatch):
 def test_a_budget_is_half_of_what_is_there(monkeypatch):
     gpu = Gpu(bytes_limit=8 * GIB, bytes_in_use=2 * GIB)
     assert available_bytes(gpu) == 6 * GIB and default_budget(gpu) == 3 * GIB
-    assert available_bytes(Gpu()) is None and default_budget(Gpu()) == GIB
+    for silent in (Gpu(), Gpu(bytes_limit=0)):
+        assert available_bytes(silent) is None and default_budget(silent) == GIB
     monkeypatch.setattr(_memory, "system_bytes", lambda: 10 * GIB)
     assert available_bytes(jax.devices("cpu")[0]) == 10 * GIB and default_budget() == 5 * GIB
 

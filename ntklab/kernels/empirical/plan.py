@@ -273,7 +273,8 @@ class Needs(NamedTuple):
 
     Attributes:
       held: bytes of the captures of one example.
-      working: bytes that the passes over one example take while they run, about.
+      working: bytes at most that one example takes on top of them while captures are made (values,
+        cotangents, patches), or while two blocks are multiplied (copies in another order).
       pair: bytes that a pair takes while its entry is computed, with the entry.
       pair_flops: FLOPs of a pair.
     """
@@ -285,7 +286,10 @@ class Needs(NamedTuple):
 
 
 def needs(program: Program, terms: tuple[Term, ...], mode: str) -> Needs:
-    """The sums over all terms; terms of a pair come one after the other, so their largest."""
+    """The sums over all terms, and the largest pair, as terms come one after the other.
+
+    `tests/unit/test_empirical_memory.py` holds them to what XLA's buffers take.
+    """
     out = program.shapes[program.output]
     k = 1 if mode == "sum_logits" else out.shape[0]
     entry = {"full": k * k, "per_class": k}.get(mode, 1)
@@ -294,8 +298,12 @@ def needs(program: Program, terms: tuple[Term, ...], mode: str) -> Needs:
         if equation.outputs[0] not in program.depends:
             numbers = sum(math.prod(program.shapes[v].shape) for v in equation.outputs)
             passes += numbers * (1 + k * (position in probed))
+    layers = [t for t in terms if t.probe >= 0]
+    formed = [t.size for t in layers if t.rule == "jacobian" and t.layer != "embed"]
+    passes += 2 * sum(size.g * size.s * size.d for size in formed)  # in parts, then joined
+    copies = 2 * sum(t.cost.held for t in layers if t.rule != "jacobian")
     held = sum(t.cost.held for t in terms)
     pair = 3 * entry + max(t.cost.pair_held for t in terms)
     size = out.dtype.itemsize
     flops = sum(t.cost.pair_flops for t in terms)
-    return Needs(held * size, passes * size, pair * size, flops)
+    return Needs(held * size, max(passes, copies) * size, pair * size, flops)

@@ -17,6 +17,7 @@ and there are three ways to the kernel of this parameter:
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -184,12 +185,20 @@ def _patches(equation: Equation, x: Array, shape: Sequence[int], spatial: Sequen
 
 
 def contract(mode: str, j1: Array, j2: Array) -> Array:
-    """The product of two Jacobians `(b, k, p)` and `(c, k, p)`."""
+    """The product of two Jacobians `(b, k, p)` and `(c, k, p)`.
+
+    Every one is a product of matrices as they lie. Class by class in mode `per_class`: as one batch
+    of products, XLA on CPUs would copy both Jacobians first, in six times the time.
+    """
+    (b, k, p), c = j1.shape, len(j2)
     if mode == "full":
-        return jnp.einsum("bkp,clp->bkcl", j1, j2)
+        return (j1.reshape(b * k, p) @ j2.reshape(c * k, p).T).reshape(b, k, c, k)
     if mode == "per_class":
-        return jnp.einsum("bkp,ckp->bck", j1, j2)
-    return j1.reshape(len(j1), -1) @ j2.reshape(len(j2), -1).T
+        one, two = (
+            partial(jax.lax.dynamic_index_in_dim, j, axis=1, keepdims=False) for j in (j1, j2)
+        )
+        return jnp.moveaxis(jax.lax.map(lambda i: one(i) @ two(i).T, jnp.arange(k)), 0, 2)
+    return j1.reshape(b, k * p) @ j2.reshape(c, k * p).T
 
 
 def _inputs(a1: Array, a2: Array, dtype: jnp.dtype) -> Array:

@@ -102,30 +102,29 @@ def train(
     >>> len(trained.metrics), trained.metrics[-1]["phase"]
     (7, 1)
     """
-    seeds = (seed,) if isinstance(seed, int) else tuple(seed)
-    phases = tuple(phases)
-    _check(phases, seeds, batch_size, dtype, shuffle, data)
-    x, y = (jnp.asarray(a) for a in data)
-    mark = fingerprint(
-        *(module, phases, seeds, batch_size, dtype, augment, shuffle, tuple(save_at), x, y, start)
-    )
     settings = course.Settings(
-        *(module, phases, seeds, batch_size, dtype, augment, shuffle),
-        save_at=tuple(save_at),
-        save_seconds=save_seconds,
-        state_mib=state_mib,
-        kernels=kernels,
-        evaluate=evaluate,
-        deadline=deadline,
-        devices=None if devices is None else tuple(devices),
-        show_progress=show_progress,
+        *(module, tuple(phases), (seed,) if isinstance(seed, int) else tuple(seed)),
+        *(batch_size, dtype, augment, shuffle, tuple(save_at), save_seconds, state_mib),
+        *(kernels, evaluate, deadline, devices and tuple(devices), show_progress),
     )
-    run = course.Course(settings, (x, y), start, Store(folder, mark, resume))
+    run = _begun(settings, data, start, folder, resume)
     run.finish()
     return Trained(
-        *(module, dtype, run.state.weights, phases[-1].model),
-        *(tuple(run.store.rows), run.seconds, seeds, run.store),
+        *(module, dtype, run.state.weights, settings.phases[-1].model),
+        *(tuple(run.store.rows), run.seconds, settings.seeds, run.store),
     )
+
+
+def _begun(settings: course.Settings, data: Any, start: Any, folder: Any, resume: bool) -> Any:
+    """The run, ready to make its next step, once its arguments are checked."""
+    s = settings
+    _check(s.phases, s.seeds, s.batch_size, s.dtype, s.shuffle, data)
+    images, labels = (jnp.asarray(a) for a in data)
+    mark = fingerprint(
+        *(s.module, s.phases, s.seeds, s.batch_size, s.dtype, s.augment, s.shuffle, s.save_at),
+        *(images, labels, start),
+    )
+    return course.Course(s, (images, labels), start, Store(folder, mark, resume))
 
 
 def _check(phases: tuple, seeds: tuple, batch_size: int, dtype: str, shuffle: bool, data: Any):

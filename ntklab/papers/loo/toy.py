@@ -119,9 +119,14 @@ def run(
     evaluate: Callable | None = None,
 ) -> Any:
     """Train the toy CNN, resumable under the name; a collapse is a row, not a warning."""
+
+    def after_epoch(network, epoch):
+        checkpoints.keep_work()
+        return {} if evaluate is None else evaluate(network, epoch)
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "epoch .*collapsed", RuntimeWarning)
-        return training.train(
+        trained = training.train(
             nets.ToyCNN(),
             (images.x_train, images.y_train),
             [phase],
@@ -129,9 +134,14 @@ def run(
             batch_size=batch_size,
             folder=checkpoints.folder / name,
             resume=True,
+            state_mib=checkpoints.state_mib,
             deadline=checkpoints.deadline,
-            evaluate=evaluate,
+            evaluate=after_epoch,
         )
+    for row in trained.metrics:
+        if "note" in row:
+            checkpoints.note(row["note"])
+    return trained
 
 
 def share(right: Callable, images: data.Dataset, block: int = 500) -> float:

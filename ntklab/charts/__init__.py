@@ -9,6 +9,7 @@ Only the book imports this module. It needs Altair and pandas; images need nothi
 """
 
 from ntklab.charts.chapter_data import chapter_data as chapter_data
+from ntklab.charts.frames import sliding_lines as sliding_lines
 from ntklab.charts.images import Html as Html
 from ntklab.charts.images import heatmap_png as heatmap_png
 from ntklab.charts.images import image_grid as image_grid
@@ -16,6 +17,13 @@ from ntklab.charts.images import image_uri as image_uri
 from ntklab.charts.lines import accuracy_curves as accuracy_curves
 from ntklab.charts.lines import lines as lines
 from ntklab.charts.numbers import number as number
+from ntklab.charts.plane import dashed_lines as dashed_lines
+from ntklab.charts.plane import kinds_map as kinds_map
+from ntklab.charts.plane import number_slider as number_slider
+from ntklab.charts.plane import overlay as overlay
+from ntklab.charts.plane import score_map as score_map
+from ntklab.charts.points import against as against
+from ntklab.charts.points import dumbbells as dumbbells
 from ntklab.charts.robustness import robustness as robustness
 from ntklab.charts.slider import adversarial_slider as adversarial_slider
 from ntklab.charts.tables import ledger_table as ledger_table

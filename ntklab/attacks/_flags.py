@@ -281,8 +281,8 @@ class RandomNoise:
         if key is None:
             raise ValueError("noise is random: pass key=jax.random.key(seed).")
         logits_fn, x, y, _ = prepare(logits_fn, x, y, self.eps, self.norm, self.bounds)
-        found = _noisy(logits_fn, x, y, self.eps, self.bounds, key, norm=self.norm)
-        x_adv, loss, success, bad = found
+        x_adv = _noisy(x, self.eps, self.bounds, key, norm=self.norm)
+        loss, success, bad = _judged(logits_fn, x_adv, y)
         none = jnp.zeros(len(x), jnp.int32)
         return AttackResult(x_adv, refuse_nonfinite(bad, loss), success, 0, none, 1)
 
@@ -315,13 +315,16 @@ def random_noise(eps: Any, norm: str = "linf", bounds: Any = (0.0, 1.0)) -> Rand
 
 
 @partial(jax.jit, static_argnames="norm")
-def _noisy(logits_fn, x, y, eps, bounds, key, *, norm: str):
+def _noisy(x, eps, bounds, key, *, norm: str):
     ball = NORMS[norm]
     step = eps * ball.steepest(jax.random.normal(key, x.shape, x.dtype))
-    x_adv = ball.project(x + step, x, eps, bounds)
+    return ball.project(x + step, x, eps, bounds)
+
+
+@jax.jit
+def _judged(logits_fn, x_adv, y):
     logits = logits_fn(x_adv)
-    loss = margin(logits, y)
-    return x_adv, loss, ~correct(logits, y), nonfinite(logits)
+    return margin(logits, y), ~correct(logits, y), nonfinite(logits)
 
 
 @jax.jit

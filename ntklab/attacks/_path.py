@@ -5,22 +5,23 @@ points count (fixed, compiled in), `Task` holds the numbers (traced: one program
 them), `State` travels. A step rule decides where the next point lies: see `ntklab.attacks.steps`.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ntklab._typing import Array
-from ntklab.attacks._problem import are_probabilities, nonfinite, per_example
+from ntklab.attacks._problem import apply, are_probabilities, nonfinite, per_example
 from ntklab.attacks.losses import correct, margin
 from ntklab.attacks.projections import NORMS
 
-# Steps compiled as one program on CPU. A convolution inside `lax.scan` is slow there, a program of
-# all steps slow to compile, and one of a single step pays for its buffers at every call. PGD-20 on
-# the MNIST CNN, 100 images, 2 cores, in CPU seconds a call: programs of 1, 2 and 5 steps take 1.2,
-# 0.87 and 0.75, longer ones no less; 5 steps compile in 1.6. A scan takes 3.5 times as long. Kernel
-# machines take 0.22 whichever it is.
+# Steps compiled as one program on CPU, for models with convolutions: inside a loop these are slow
+# there, a program of all steps is slow to compile, and one of a single step pays for its buffers at
+# every call. PGD-20 on the MNIST CNN, 100 images, 2 cores, in CPU seconds a call: programs of 1, 2
+# and 5 steps take 1.2, 0.87 and 0.75, longer ones no less; 5 steps compile in 1.6. A loop takes 3.5
+# times as long. Dense networks and kernel machines take as long in a loop as unrolled, and compile
+# in half the time, once for all numbers of steps.
 UNROLLED = 5
 
 
@@ -80,25 +81,58 @@ def begin(aim: Aim, x: Array, dtype: Any) -> State:
     return State(x, memory, x, low, no, count, no, jnp.ones(b, bool))
 
 
-@partial(jax.jit, static_argnames=("aim", "random"))
 def restart(task: Task, state: State, key: Any, *, aim: Aim, random: bool) -> State:
     """Forget the way, not what was kept, and go to a new start."""
     at = task.x
-    if random:
-        ball = NORMS[aim.norm]
-        start = task.x + ball.uniform(key, task.x, task.eps)
-        at = ball.project(start, task.x, task.eps, task.bounds)
+    if random:  # by itself: random bits are slow to compile, and need neither loss nor model
+        at = _random_start(key, task.x, task.eps, task.bounds, norm=aim.norm)
+    return _begin_anew(state, at, aim=aim)
+
+
+@partial(jax.jit, static_argnames="norm")
+def _random_start(key: Any, x: Array, eps: Any, bounds: Any, *, norm: str) -> Array:
+    ball = NORMS[norm]
+    return ball.project(x + ball.uniform(key, x, eps), x, eps, bounds)
+
+
+@partial(jax.jit, static_argnames="aim")
+def _begin_anew(state: State, at: Array, *, aim: Aim) -> State:
     return state._replace(at=at, memory=aim.rule.init(at, state.kept_loss.dtype))
 
 
 def walk(task: Task, state: State, steps: int, aim: Aim) -> State:
-    """Make `steps` steps: in unrolled programs on CPU, in one scan elsewhere."""
+    """Make `steps` steps: in one scan, or on CPU in a loop or in unrolled programs."""
     if jax.default_backend() != "cpu":
         return _many_steps(task, state, steps=steps, scan=True, aim=aim)
+    if not _convolves(apply.trace(task.logits_fn, task.x).jaxpr):
+        return _loop(task, state, jnp.int32(steps), aim=aim)
     for done in range(0, steps, UNROLLED):
         count = min(UNROLLED, steps - done)
         state = _many_steps(task, state, steps=count, scan=False, aim=aim)
     return state
+
+
+@lru_cache(maxsize=64)
+def _convolves(program: Any) -> bool:
+    """Whether there is a convolution in a closed jaxpr, at any depth."""
+    todo = [program]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, list | tuple):
+            todo.extend(part)
+        elif hasattr(part, "eqns"):  # asked first: from jax 0.12 on, a jaxpr is its own `jaxpr`
+            if any(e.primitive.name == "conv_general_dilated" for e in part.eqns):
+                return True
+            todo.extend(value for e in part.eqns for value in e.params.values())
+        elif hasattr(part, "jaxpr"):
+            todo.append(part.jaxpr)
+    return False
+
+
+@partial(jax.jit, static_argnames="aim")
+def _loop(task: Task, state: State, steps: Any, *, aim: Aim) -> State:
+    task, state = jax.lax.stop_gradient((task, state))
+    return jax.lax.fori_loop(0, steps, lambda _, s: _step(task, s, aim=aim), state)
 
 
 @partial(jax.jit, static_argnames=("steps", "scan", "aim"))

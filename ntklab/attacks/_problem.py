@@ -91,7 +91,7 @@ def prepare(
     if not is_traced(logits_fn, x, y):
         check_batch("x", x)
         _check_inside(x, bounds)
-    logits = _apply.eval_shape(logits_fn, x)
+    logits = apply.eval_shape(logits_fn, x)
     n_classes = _count_classes(logits, len(x))
     if not is_traced(logits_fn, x, y):
         check_labels(y, len(x), n_classes)
@@ -174,7 +174,8 @@ def nonfinite(*arrays: Array) -> Array:
 
 
 @jax.jit
-def _apply(logits_fn, x):
+def apply(logits_fn, x):
+    """`logits_fn(x)`; its `eval_shape` and `trace` are kept for all models of one kind."""
     return logits_fn(x)
 
 

@@ -74,7 +74,8 @@ def square(
     Cost: `queries` forward passes and one more. Memory: one such pass and five copies of `x`.
 
     References:
-      Andriushchenko, Croce, Flammarion & Hein 2020, algorithms 1-3, with the authors' constants.
+      Andriushchenko, Croce, Flammarion & Hein 2020, algorithms 1-3, with the authors' constants and
+      their redrawing of signs, which is not in algorithm 2 and not in torchattacks.
       Places and signs are drawn for each image by itself; windows reach the last row and column,
       which the authors' `randint(0, h - s)` leaves out.
 
@@ -198,7 +199,9 @@ class SearchAttack:
         aim = _Aim(self.kind, self.norm, self.loss, _blocks.as_images(self.kind, self.norm, x))
         plan = _blocks.schedule(self.kind, self.norm, aim.shape, self.queries, self.p_init)
         task = _Task(logits_fn, x, y, key, self.eps, self.bounds, plan.bumps.astype(x.dtype))
-        state, done, seen = _start(task, aim=aim), int(self.kind == "square"), []
+        draw = partial(_draw, key, x=x, count=_blocks.draws_needed(aim.shape))
+        at_start = draw(np.zeros(1, np.int32))[0] if self.kind == "square" else None
+        state, done, seen = _start(task, at_start, aim=aim), int(self.kind == "square"), []
         unknown, scan = is_traced(state), jax.default_backend() != "cpu"
         every = max(self.queries // max(points, 1), 1)
         if points:
@@ -208,7 +211,9 @@ class SearchAttack:
         for number, chunk in enumerate(plan.chunks(self.queries - done, length)):
             if not unknown and number % pause == 0 and bool(state.success.all()):
                 break
-            state = _queries(task, state, chunk, aim=aim, scan=scan or unknown)
+            looped = scan or unknown
+            draws = None if looped else draw(chunk.number)
+            state = _queries(task, state, chunk, draws, aim=aim, scan=looped)
             done = min(done + length, self.queries)
             if points and (done >= seen[-1][0] + every or done == self.queries):
                 seen.append((done, *jax.device_get(_found(state))))
@@ -259,13 +264,13 @@ class _State(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="aim")
-def _start(task: _Task, *, aim: _Aim) -> _State:
+def _start(task: _Task, draws: Any, *, aim: _Aim) -> _State:
     """Look at the clean input, then at the start of Square."""
     loss, wrong, bad, odd = _look(task, task.x, aim=aim)
     clean = _State(task.x, loss, wrong, loss, wrong, bad, odd)
     if aim.kind != "square":
         return clean
-    at = _each(task, 0, partial(_blocks.start_square, aim.norm), aim, task.x)
+    at = _each(task, draws, partial(_blocks.start_square, aim.norm), aim, task.x)
     loss, won, bad_too, odd_too = _look(task, at, aim=aim)
     return clean._replace(
         at=at, loss=loss, success=wrong | won, bad=bad | bad_too, probabilities=odd & odd_too
@@ -273,22 +278,39 @@ def _start(task: _Task, *, aim: _Aim) -> _State:
 
 
 @partial(jax.jit, static_argnames=("aim", "scan"))
-def _queries(task: _Task, state: _State, chunk: Any, *, aim: _Aim, scan: bool) -> _State:
-    """One query for each row of `chunk`."""
+def _queries(
+    task: _Task, state: _State, chunk: Any, draws: Any, *, aim: _Aim, scan: bool
+) -> _State:
+    """One query for each row of `chunk`; in a scan the numbers are drawn on the way."""
     ask = partial(_query, task, aim=aim)
     if scan:
-        return jax.lax.scan(lambda s, row: (ask(s, row), None), state, chunk)[0]
+        count = _blocks.draws_needed(aim.shape)
+
+        def step(state, row):
+            return ask(state, row, _draw(task.key, row.number[None], task.x, count=count)[0]), None
+
+        return jax.lax.scan(step, state, chunk)[0]
     for i in range(len(chunk.side)):
-        state = ask(state, jax.tree.map(lambda a, i=i: a[i], chunk))
+        state = ask(state, jax.tree.map(lambda a, i=i: a[i], chunk), draws[i])
     return state
 
 
+@partial(jax.jit, static_argnames="count")
+def _draw(key: Any, numbers: Any, x: Array, *, count: int) -> Array:
+    """The random numbers of some queries, `(queries, b, count)`.
+
+    By itself, since random bits are slow to compile and depend on nothing else.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+    return jax.vmap(lambda key: jax.random.uniform(key, (len(x), count), x.dtype))(keys)
+
+
 @partial(jax.jit, static_argnames="aim")
-def _query(task: _Task, state: _State, row: Any, *, aim: _Aim) -> _State:
+def _query(task: _Task, state: _State, row: Any, draws: Any, *, aim: _Aim) -> _State:
     """Propose a point, and take it where it is better."""
     size = _blocks.Size(row.side, task.bumps[row.bump])
     propose = _blocks.PROPOSALS[aim.kind, aim.norm]
-    at = _each(task, row.number, propose, aim, task.x, state.at, size)
+    at = _each(task, draws, propose, aim, task.x, state.at, size)
     loss, wrong, bad, odd = _look(task, at, aim=aim)
     asks = ~state.success & (row.side > 0)
     take = asks & (wrong | (loss > state.loss))
@@ -301,10 +323,8 @@ def _query(task: _Task, state: _State, row: Any, *, aim: _Aim) -> _State:
     )
 
 
-def _each(task: _Task, number: Any, propose: Any, aim: _Aim, x: Array, *more: Any) -> Array:
+def _each(task: _Task, draws: Any, propose: Any, aim: _Aim, x: Array, *more: Any) -> Array:
     """`propose` for every example, with its own draws; inputs are seen as `aim.shape`."""
-    key, count = jax.random.fold_in(task.key, number), _blocks.draws_needed(aim.shape)
-    draws = jax.random.uniform(key, (len(x), count), x.dtype)
     seen = [a.reshape(len(x), *aim.shape) if isinstance(a, jax.Array) else a for a in (x, *more)]
     axes = [0 if isinstance(a, jax.Array) else None for a in seen]
     over = jax.vmap(propose, in_axes=(0, *axes, None, None))

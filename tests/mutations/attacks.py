@@ -54,8 +54,8 @@ MUTATIONS = {
     ),
     "PGD: start outside the box": (
         PATH,
-        "at = ball.project(start, task.x, task.eps, task.bounds)",
-        "at = start",
+        "return ball.project(x + ball.uniform(key, x, eps), x, eps, bounds)",
+        "return x + ball.uniform(key, x, eps)",
         f"{PGD} ball_and_box",
     ),
     "PGD: keeps the last point": (

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from ntklab.attacks import apgd, apgd_targeted, cross_entropy, fgsm, mi_fgsm, pgd, square
+from ntklab.attacks import (
+    _blocks,
+    apgd,
+    apgd_targeted,
+    cross_entropy,
+    fgsm,
+    margin,
+    mi_fgsm,
+    pgd,
+    square,
+)
 
 with warnings.catch_warnings():  # it imports SciPy by names that are deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -105,14 +115,41 @@ def test_targeted_apgd_leaves_the_robust_accuracy_of_torchattacks(norm, machine,
     check_left(result, STORED[f"robust/apgd-t/{norm}"])
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_square_leaves_about_the_robust_accuracy_of_torchattacks(norm, machine, key):
-    """Both are random; ours wastes no query, so it may be stronger by a little."""
-    result = square(EPS[norm], norm, queries=1000)(machine, X, Y, key)
-    theirs = STORED[f"robust/square/{norm}"].mean()
-    assert -0.05 <= left_by(result).mean() - theirs <= 0.02
-    white_box = STORED[f"robust/apgd-t/{norm}"].all(axis=0)
-    assert (left_by(result) >= white_box).mean() > 0.98
+def without_redraw(draws, x, at, size, eps, bounds):
+    """The linf proposal of the paper's algorithm 2: signs that change nothing waste the query."""
+    h, w, c = x.shape
+    inside = _blocks._window(draws[:2], size.side, h, w)[0]
+    signs = _blocks._signs(draws[3 : 3 + c])[None, None]
+    return jnp.where(inside, jnp.clip(x + eps * signs, *bounds), at)
+
+
+def test_square_linf_is_that_of_torchattacks_but_for_the_redraw(machine, key, monkeypatch):
+    """torchattacks leaves out a loop of the authors' code, and we do not.
+
+    Before a query, the authors' `square_attack_linf` draws the signs of a square again until they
+    change something. The paper's algorithm 2 and torchattacks do not: once a square has one sign,
+    half of its queries are lost. On these images that is 2 points of robust accuracy, and the whole
+    of the difference. That torchattacks draws one square for the whole batch, leaves out the last
+    row and column, and asks once more, is below the noise of seeds (0.6 points).
+    """
+    theirs = STORED["robust/square/linf"].mean()
+    left = left_by(square(0.15, queries=1000)(machine, X, Y, key))
+    ours = left.mean()
+    assert (left >= STORED["robust/apgd-t/linf"].all(axis=0)).mean() > 0.98
+    monkeypatch.setitem(_blocks.PROPOSALS, ("square", "linf"), without_redraw)
+
+    def fresh(logits, y):  # another loss, so that nothing compiled before is taken
+        return margin(logits, y)
+
+    plain = left_by(square(0.15, queries=1000, loss=fresh)(machine, X, Y, key)).mean()
+    assert abs(plain - theirs) <= 0.015
+    assert 0.01 <= plain - ours <= 0.04
+
+
+def test_square_l2_is_that_of_torchattacks(machine, key):
+    """Both are random: three seeds of theirs leave 0.67 to 0.70."""
+    theirs = STORED["robust/square/l2"].mean()
+    assert abs(left_by(square(1.5, "l2", queries=1000)(machine, X, Y, key)).mean() - theirs) <= 0.02
 
 
 def test_the_order_of_strength_on_a_trained_network(machine, key):

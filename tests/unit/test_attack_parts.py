@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from ntklab.attacks import correct, cross_entropy, fgsm, margin, mi_fgsm, pgd, random_block
-from ntklab.attacks._problem import as_pytree
+from ntklab.attacks import (
+    _path,
+    apgd,
+    correct,
+    cross_entropy,
+    fgsm,
+    margin,
+    mi_fgsm,
+    pgd,
+    random_block,
+)
+from ntklab.attacks._problem import apply, as_pytree
 from ntklab.attacks.projections import NORMS, project_l2, project_linf, steepest_l2
 
 rng = np.random.default_rng(0)
@@ -199,3 +209,44 @@ def test_any_callable_is_attacked_and_pytrees_are_passed_on():
     weights = LINEAR.args[0]
     plain = fgsm(0.1)(lambda x: x @ weights, np.asarray(X), np.asarray(Y))
     np.testing.assert_array_equal(plain.x_adv, fgsm(0.1)(LINEAR, X, Y).x_adv)
+
+
+# The walk: a loop on CPU, programs of a few steps where there is a convolution.
+
+
+def convolution(w, x):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    image = x.reshape(len(x), 2, 1, 1)
+    return jax.lax.conv_general_dilated(
+        image, w, (1, 1), "SAME", dimension_numbers=numbers
+    ).reshape(len(x), -1)
+
+
+@jax.checkpoint
+def hidden_convolution(w, x):
+    return jax.lax.map(lambda row: convolution(w, row[None])[0], x)
+
+
+def test_convolutions_are_found_at_any_depth():
+    kernel = jnp.ones((1, 1, 1, 2))
+    for model, convolves in (
+        (convolution, True),
+        (jax.jit(convolution), True),
+        (hidden_convolution, True),
+        (lambda w, x: jax.nn.relu(x @ w[0, 0, 0][:, None]), False),
+    ):
+        program = apply.trace(Partial(model, kernel), X).jaxpr
+        assert _path._convolves(program) is convolves
+
+
+@pytest.mark.parametrize("aim", [pgd(0.1).aim, apgd(0.1, steps=7).aim], ids=["pgd", "apgd"])
+def test_the_loop_makes_the_steps_of_the_unrolled_programs(aim, monkeypatch):
+    task = _path.Task(LINEAR, X, Y, None, 0.1, 0.03, (0.0, 1.0))
+    start = _path.begin(aim, X, jnp.float32)
+    looped = _path.walk(task, start, 7, aim)
+    monkeypatch.setattr(_path, "_convolves", lambda program: True)
+    unrolled = _path.walk(task, start, 7, aim)
+    assert jax.tree.structure(looped) == jax.tree.structure(unrolled)
+    for a, b in zip(jax.tree.leaves(looped), jax.tree.leaves(unrolled), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert float(jnp.abs(looped.at - X).max()) == pytest.approx(0.1, abs=1e-6)

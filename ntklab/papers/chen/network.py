@@ -36,7 +36,7 @@ def scores(weights: Weights, x: Float[Array, "b d"]) -> Float[Array, "b"]:
     Cost: `2 b d m` operations; memory for two `(b, m)` arrays.
 
     >>> import jax.numpy as jnp
-    >>> print(scores(Weights(jnp.eye(2), jnp.ones((2, 1))), jnp.array([[2.0, -1.0]])))
+    >>> print(scores(Weights(jnp.eye(2), jnp.ones((2, 1))), jnp.array([[2.0, -1.0]])).round(4))
     [1.]
     """
     return _output(weights, _hidden(weights, x))

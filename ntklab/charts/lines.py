@@ -154,7 +154,7 @@ def _axis(values, scale: str):
     """Ticks at powers of ten on a logarithmic axis, at most six of them; Vega's own elsewhere."""
     alt = altair()
     if scale != "log":
-        return alt.Axis()
+        return alt.Axis(tickCount=6)
     low, high = (np.log10(float(edge)) for edge in (min(values), max(values)))
     powers = np.arange(np.floor(low), np.ceil(high) + 1)
     if len(powers) < 3:

@@ -11,6 +11,7 @@ Number = float | int
 
 _INK = "currentColor"
 _SMALL, _LARGE = 14, 170
+_FAINT = 0.55
 
 
 def number_slider(name: str, label: str, low: Number, high: Number, step: Number, value: Number):
@@ -76,7 +77,7 @@ def score_map(
     chart = chart.transform_calculate(f=score) if isinstance(score, str) else chart
     place = _place(x, (y[0], y[1] + headroom), titles)
     shade = alt.Scale(scheme="purpleorange", domain=[-limit, limit], domainMid=0, clamp=True)
-    legend = alt.Legend(orient="bottom", gradientLength=200)
+    legend = alt.Legend(orient="bottom", gradientLength=110)
     colour = alt.Color("f:Q", title="score", scale=shade, legend=legend)
     return chart.mark_rect(opacity=0.6, stroke=None).encode(
         x=place["x1"], y=place["x2"], x2="r:Q", y2="t:Q", color=colour
@@ -98,13 +99,17 @@ def kinds_map(frame, *, kind: str, kinds: list[str], large: str):
     alt = altair()
     shapes = alt.Scale(domain=kinds, range=list(SHAPES[: len(kinds)]))
     legend = alt.Legend(orient="bottom", columns=1, title=None)
-    frame = frame.assign(area=np.where(frame[kind] == large, _LARGE, _SMALL))
-    marks = alt.Chart(frame).mark_point(opacity=1, strokeWidth=1.5, filled=False, color=_INK)
+    stands_out = np.asarray(frame[kind] == large)
+    frame = frame.assign(
+        area=np.where(stands_out, _LARGE, _SMALL), ink=np.where(stands_out, 1.0, _FAINT)
+    )
+    marks = alt.Chart(frame).mark_point(strokeWidth=1.5, filled=False, color=_INK)
     return marks.encode(
         x="x1:Q",
         y="x2:Q",
         shape=alt.Shape(f"{kind}:N", scale=shapes, legend=legend),
         size=alt.Size("area:Q", scale=None, legend=None),
+        opacity=alt.Opacity("ink:Q", scale=None, legend=None),
     )
 
 

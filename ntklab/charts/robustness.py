@@ -35,7 +35,13 @@ def robustness(reports, *, height: int = 280):
         raise ValueError("Two reports have the same eps: a chart shows one model at several eps.")
     reports = sorted(reports, key=lambda report: report.eps)
     chart = _bars(reports[0]) if len(reports) == 1 else _lines(reports, names, height)
-    title = {"text": _flag_words(reports), "fontSize": 12, "fontWeight": "normal", "limit": 0}
+    title = {
+        "text": _flag_words(reports),
+        "fontSize": 12,
+        "fontWeight": "normal",
+        "limit": 0,
+        "offset": 12,
+    }
     return chart.properties(title=title)
 
 

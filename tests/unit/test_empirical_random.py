@@ -130,7 +130,7 @@ def networks(draw, kind):
     """A network with a layer of this kind and another one, and the shape of its inputs."""
     side = st.integers(2, 6)
     shape = (draw(side), draw(side)) if kind is embed else (draw(side), draw(side), draw(SIZES))
-    example = jax.ShapeDtypeStruct((1, *shape), int if kind is embed else float)
+    example = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(int if kind is embed else float))
     layers, between = [], example
     for each in (kind, draw(st.sampled_from(IMAGE_LAYERS))):
         layers += [draw(each(between.shape[1:])), jnp.tanh]

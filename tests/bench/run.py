@@ -136,8 +136,9 @@ def write_status(rows: list[list[str]]) -> None:
     from ntklab._common import write_atomically
 
     table = io.StringIO()
-    head = ["What", "Ours, s", "Other, s", "Ratio", "At most", "Note"]
-    csv.writer(table, lineterminator="\n").writerows([head, *rows])
+    head = ["What", "Ours, s", "Other, s", "Ratio", "At most"]
+    lines = [[f"{what}; {note}" if note else what, *numbers] for what, *numbers, note in rows]
+    csv.writer(table, lineterminator="\n").writerows([head, *lines])
     write_atomically(STATUS / "benchmarks.csv", table.getvalue())
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "neural-tangents")

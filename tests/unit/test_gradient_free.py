@@ -181,6 +181,7 @@ def test_successes_are_real_and_clean_errors_come_back(make, norm, key):
     assert clean.sum() < wrong.sum() < 24 and (wrong >= clean).all()
     np.testing.assert_allclose(result.loss, margin(MACHINE(result.x_adv), Y), atol=1e-5)
     assert lengths(result.x_adv - X, norm).max() <= eps * (1 + 1e-5)
+    assert result.x_adv.min() >= 0 and result.x_adv.max() <= 1
     np.testing.assert_array_equal(result.zero_gradients, 0)
 
 

@@ -85,12 +85,13 @@ def restart(task: Task, state: State, key: Any, *, aim: Aim, random: bool) -> St
     """Forget the way, not what was kept, and go to a new start."""
     at = task.x
     if random:  # by itself: random bits are slow to compile, and need neither loss nor model
-        at = _random_start(key, task.x, task.eps, task.bounds, norm=aim.norm)
+        at = random_start(key, task.x, task.eps, task.bounds, norm=aim.norm)
     return _begin_anew(state, at, aim=aim)
 
 
 @partial(jax.jit, static_argnames="norm")
-def _random_start(key: Any, x: Array, eps: Any, bounds: Any, *, norm: str) -> Array:
+def random_start(key: Any, x: Array, eps: Any, bounds: Any, *, norm: str) -> Array:
+    """A point drawn evenly from the ball round each example, brought into the box."""
     ball = NORMS[norm]
     return ball.project(x + ball.uniform(key, x, eps), x, eps, bounds)
 

@@ -43,7 +43,7 @@ def number(name: str, value, fmt: str = ".3f") -> None:
     except ValueError:
         raise ValueError(f"The format {fmt!r} does not fit {name} = {item!r}.") from None
     print(f"{name} = {text}")
-    _record(name, text)
+    _record(name, repr(text))  # quoted: MyST-NB would read 0.400 as a number and show 0.4
 
 
 def _record(name: str, text: str) -> None:

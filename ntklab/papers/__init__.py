@@ -48,6 +48,7 @@ _MODULES = {
     "chen-networks": "chen.networks",
     "loo-toy-training": "loo.toy",
     "single-step-overfitting": "wong.overfitting",
+    "single-step-overfitting-longer": "wong.overfitting:LONGER",
     "tk-errata": "tsilivis_kempe.errata",
     "tk-mnist-training-free": "tsilivis_kempe.mnist",
     "tk-car-plane-training-free": "tsilivis_kempe.cars",
@@ -59,8 +60,9 @@ class _Experiments(Mapping):
     """Experiments by name. Listing the names imports nothing; reading an entry its module."""
 
     def __getitem__(self, name: str) -> Experiment:
-        module = importlib.import_module(f"ntklab.papers.{_MODULES[name]}")
-        return module.EXPERIMENT
+        module, _, attribute = _MODULES[name].partition(":")
+        found = importlib.import_module(f"ntklab.papers.{module}")
+        return getattr(found, attribute or "EXPERIMENT")
 
     def __iter__(self) -> Iterator[str]:
         return iter(_MODULES)

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntklab._compact import compact, restore
+from ntklab._deadline import OutOfTime
 from ntklab._typing import Array, Number
 from ntklab.training import forward
 from ntklab.training.forward import Forward, Weights
 from ntklab.training.phase import Phase
 from ntklab.training.report import Diverged, Progress, Watch
-from ntklab.training.step import Plan, advance, no_totals, plan_of
+from ntklab.training.step import Plan, advance, no_totals, placed, plan_of
 from ntklab.training.store import Store, from_arrays, to_arrays
 from ntklab.training.update import TrainState
 
@@ -66,7 +67,7 @@ class Course:
         self.batches = len(data[0]) // settings.batch_size
         self.steps = [max(1, round(p.epochs * self.batches)) for p in settings.phases]
         self.starts = np.cumsum([0, *self.steps])
-        self.sharding, self.data = _placed(settings.devices, settings.batch_size, data)
+        self.sharding, self.data = placed(settings.devices, settings.batch_size, data)
         if self.sharding is not None and self.many:
             raise ValueError("several seeds at once run on one device: give one seed, or devices.")
         self.watch = Watch(data[1])
@@ -202,8 +203,6 @@ class Course:
         self._save()
 
     def _stop(self) -> None:
-        from ntklab._deadline import OutOfTime
-
         done, total = self.made, int(self.starts[-1])
         raise OutOfTime(f"training stopped at step {done} of {total}, saved.")
 
@@ -235,19 +234,16 @@ class Course:
         totals = jax.device_get(self.totals)
         if not totals.steps.any():
             return {}
-        count = totals.steps
-        loss = totals.loss / count
+        mean = jax.tree.map(lambda total: total / totals.steps, totals.seen)
+        loss = mean.loss
         if not np.isfinite(loss).all():
             raise Diverged(
                 f"the loss became NaN or infinite in epoch {self.epoch:.3g}; kept so far: "
                 f"{self.store.last}. Lower the learning rate or look at the data."
             )
-        found = {"loss": loss, "accuracy": totals.correct / count}
-        if np.isfinite(totals.clean_loss).all():
-            found |= {
-                "clean_loss": totals.clean_loss / count,
-                "clean_accuracy": totals.clean_correct / count,
-            }
+        found = {"loss": loss, "accuracy": mean.correct}
+        if np.isfinite(mean.clean_loss).all():
+            found |= {"clean_loss": mean.clean_loss, "clean_accuracy": mean.clean_correct}
         return found
 
     def _row(self, rate: Number) -> None:
@@ -255,7 +251,7 @@ class Course:
         self.latest = self._numbers()
         numbers = {name: _plain(value) for name, value in self.latest.items()}
         steps = np.asarray(self.totals.steps)
-        constant = np.asarray(self.totals.constant) / steps
+        constant = np.asarray(self.totals.seen.constant) / steps
         row = {
             "epoch": self.epoch,
             "phase": self.place.phase,
@@ -268,7 +264,8 @@ class Course:
             found = [self.settings.evaluate(f, self.epoch) for f in self._functions()]
             row |= {k: _plain(np.asarray([f[k] for f in found])) for k in found[0]}
         warning = self.watch.predictions(self.epoch, constant, int(steps.max()))
-        row |= self.noted | ({"warning": warning} if warning else {})
+        both = (self.noted.pop("warning", None), warning)
+        row |= self.noted | ({"warning": " ".join(filter(None, both))} if any(both) else {})
         self.store.add_row(row)
         self.totals, self.noted = jax.tree.map(jnp.zeros_like, self.totals), {}
 
@@ -377,17 +374,3 @@ def _plain(value: Any) -> Any:
     """A number, or a list of one a seed, for JSON."""
     value = np.asarray(value, np.float64)
     return float(value.reshape(())) if value.size == 1 else value.tolist()
-
-
-def _placed(devices: tuple | None, batch_size: int, data: tuple) -> tuple:
-    """How a batch lies on the devices (None: on one), and the data on all of them."""
-    if devices is None or len(devices) == 1:
-        return None, data if devices is None else jax.device_put(data, devices[0])
-    if batch_size % len(devices):
-        raise ValueError(
-            f"batch_size {batch_size} must be a multiple of the number of devices, {len(devices)}."
-        )
-    mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-    return rows, jax.device_put(data, whole)

@@ -54,6 +54,10 @@ class Forward:
         else:
             value, slope, statistics = jax.jvp(network, (start,), (trained,), has_aux=True)
             logits = slope if self.model == "centred" else value + slope
+        if logits.ndim != 2:
+            raise ValueError(
+                f"the network must give scores (batch, classes), got an array {logits.shape}."
+            )
         return logits.astype(jnp.float32) if self.dtype == "bfloat16" else logits, statistics
 
     def _apply(self, params: Any, statistics: Mapping, x: Array, live: bool) -> tuple:

@@ -4,7 +4,6 @@ It walks the path of `ntklab.attacks` (unrolled on CPU, scanned elsewhere) and k
 No gradient of the weights is taken.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +11,6 @@ import jax.numpy as jnp
 
 from ntklab._typing import Array, Number
 from ntklab.attacks import _path
-from ntklab.attacks.projections import NORMS
 from ntklab.attacks.steps import SteepestStep
 from ntklab.training.forward import Weights, logits_fn
 
@@ -78,10 +76,3 @@ def ascend(
         carry, _ = jax.lax.scan(one, carry, length=steps)
     state, seen = jax.lax.stop_gradient(carry)
     return state.at, weights._replace(statistics=seen)
-
-
-@partial(jax.jit, static_argnames="norm")
-def uniform_start(key: Array, x: Array, eps: Any, norm: str) -> Array:
-    """A point drawn evenly from the ball round each example, brought into the box."""
-    ball = NORMS[norm]
-    return ball.project(x + ball.uniform(key, x, eps), x, eps, BOUNDS)

@@ -122,7 +122,7 @@ def _begun(settings: course.Settings, data: Any, start: Any, folder: Any, resume
     images, labels = (jnp.asarray(a) for a in data)
     mark = fingerprint(
         *(s.module, s.phases, s.seeds, s.batch_size, s.dtype, s.augment, s.shuffle, s.save_at),
-        *(images, labels, start),
+        *(images, labels, start, s.kernels and s.kernels.identity),
     )
     return course.Course(s, (images, labels), start, Store(folder, mark, resume))
 

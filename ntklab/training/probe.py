@@ -45,6 +45,11 @@ class KernelProbe:
         if self.attack is not None and self.y is None:
             raise ValueError("an attack needs the labels of the images: give y.")
 
+    @property
+    def identity(self) -> tuple:
+        """What must be the same where a run is taken up."""
+        return np.asarray(self.x), self.epochs, self.mode, self.y, self.attack is not None
+
     def take(self, module: Any, params: Any, statistics: Any, key: Array) -> dict[str, np.ndarray]:
         """`clean` and, with an attack, `adversarial`: matrices as `empirical_ntk` gives them."""
         variables = {"params": params, **statistics}

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntklab._typing import Array
 from ntklab.training.forward import Forward
@@ -14,14 +15,10 @@ from ntklab.training.update import Problem, Seen, TrainState
 
 
 class Totals(NamedTuple):
-    """Sums over the steps since the last row of metrics, on the device: those of `Seen`."""
+    """Sums over the steps since the last row of metrics, on the device."""
 
     steps: Array
-    loss: Array
-    correct: Array
-    constant: Array
-    clean_loss: Array
-    clean_correct: Array
+    seen: Seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +52,10 @@ def plan_of(module: Any, phase: Phase, dtype: str, rest: tuple) -> Plan:
 
 def no_totals(seeds: int) -> Totals:
     """Nothing seen yet."""
-    return Totals(*(jnp.zeros((seeds,) if seeds else (), jnp.float32) for _ in Totals._fields))
+    shape = (seeds,) if seeds else ()
+    # One array each: a step gives its buffers away, and none may be given twice.
+    zeros = (jnp.zeros(shape, jnp.float32) for _ in range(1 + len(Seen._fields)))
+    return Totals(next(zeros), Seen(*zeros))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
@@ -82,6 +82,20 @@ def advance(
     )
 
 
+def placed(devices: tuple | None, batch_size: int, data: tuple) -> tuple:
+    """How a batch lies on the devices (None: on one), and the data on all of them."""
+    if devices is None or len(devices) == 1:
+        return None, data if devices is None else jax.device_put(data, devices[0])
+    if batch_size % len(devices):
+        raise ValueError(
+            f"batch_size {batch_size} must be a multiple of the number of devices, {len(devices)}."
+        )
+    mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    return rows, jax.device_put(data, whole)
+
+
 def _one(plan: Plan, state, totals, order, key, *, data, position, number, rate):
     x, y = batch(plan, data, order, position)
     augmenting, attacking = jax.random.split(jax.random.fold_in(key, number))
@@ -104,5 +118,5 @@ def batch(plan: Plan, data: tuple[Array, Array], order: Array, position: Any) ->
 
 
 def _added(totals: Totals, seen: Seen) -> Totals:
-    new = Totals(jnp.ones((), jnp.float32), *seen)
+    new = Totals(jnp.ones((), jnp.float32), seen)
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), totals, new)

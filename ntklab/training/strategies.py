@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from ntklab._typing import Array, Number
+from ntklab.attacks import _path
 from ntklab.attacks._problem import check_budget
 from ntklab.attacks.projections import NORMS
 from ntklab.training.forward import LOSS_FUNCTIONS, logits_fn
-from ntklab.training.inner import BOUNDS, ascend, check_mode, uniform_start
+from ntklab.training.inner import BOUNDS, ascend, check_mode
 from ntklab.training.update import Problem, Seen, TrainState, accuracy, seen
 
 
@@ -68,11 +69,11 @@ class PGD:
 
     def attack(self, problem: Problem, state: TrainState, x: Array, y: Array, key: Array):
         """Adversarial examples of the batch, and the state with its statistics after the attack."""
-        start = uniform_start(key, x, self.eps, self.norm) if self.random_start else x
-        size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        settings = (self.eps, self.norm, self.steps, size)
+        start = x
+        if self.random_start:
+            start = _path.random_start(key, x, self.eps, BOUNDS, norm=self.norm)
         z, weights = ascend(
-            *(problem.forward, state.weights, x, y, start, settings),
+            *(problem.forward, state.weights, x, y, start, _settings(self)),
             LOSS_FUNCTIONS[problem.loss],
             self.statistics,
         )
@@ -90,8 +91,9 @@ class PGD:
 class FGSM(PGD):
     """Adversarial training with one full step from the clean example, `x + eps sign(g)`.
 
-    It is PGD of one step of length eps; see there for the attributes. It often overfits to its own
-    step ("catastrophic overfitting", Wong et al. 2020): robust accuracy against PGD falls to zero.
+    It is PGD of one step of length eps; see there for the attributes. It can overfit to its own
+    step ("catastrophic overfitting", Wong, Rice & Kolter 2020): the network then withstands FGSM
+    and not PGD. Test with many steps.
 
     References:
       Goodfellow, Shlens & Szegedy 2015, section 6.
@@ -203,12 +205,10 @@ class TRADES:
         live = self.statistics != "running"
         reference = logits_fn(problem.forward, state.weights, live)(x)
         start = x + 0.001 * jax.random.normal(key, x.shape, x.dtype)
-        size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        settings = (self.eps, self.norm, self.steps, size)
         beside = _Beside(problem.forward)
         weights = state.weights._replace(statistics=(state.weights.statistics, reference))
         z, weights = ascend(
-            beside, weights, x, y, start, settings, _divergence_beside, self.statistics
+            beside, weights, x, y, start, _settings(self), _divergence_beside, self.statistics
         )
         seen_by = weights.statistics[0]
         return z, state._replace(weights=weights._replace(statistics=seen_by))
@@ -302,6 +302,13 @@ class _Beside:
 def _divergence_beside(logits: Array, y: Array) -> Array:
     k = logits.shape[1] // 2
     return divergence(jax.lax.stop_gradient(logits[:, k:]), logits[:, :k])
+
+
+def _settings(strategy: Any) -> tuple[Number, str, int, Number]:
+    """What `ascend` asks for."""
+    s = strategy
+    size = 2.5 * s.eps / s.steps if s.step_size is None else s.step_size
+    return s.eps, s.norm, s.steps, size
 
 
 def _check(eps: Number, norm: str, steps: int, step_size: Number | None, statistics: str) -> None:

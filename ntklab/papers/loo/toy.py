@@ -91,7 +91,7 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
     last = attacks.pgd(config.eps, steps=config.test_steps, step_size=config.eps / 8, keep="last")
     values, curves = {}, {}
     for arm, phase in phases(config).items():
-        trained = run(arm, phase, images, config.batch_size, seed, checkpoints)
+        trained = run(arm, [phase], images, config.batch_size, seed, checkpoints)
         network, key = trained.logits_fn(), jax.random.fold_in(jax.random.key(seed), 1)
         values[f"{arm}_clean"] = share(lambda x, y, f=network: f(x).argmax(1) == y, images)
         values[f"{arm}_pgd"] = share(
@@ -111,14 +111,19 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
 
 def run(
     name: str,
-    phase: training.Phase,
+    phases: list[training.Phase],
     images: data.Dataset,
     batch_size: int,
     seed: int,
     checkpoints: Checkpoints,
     evaluate: Callable | None = None,
+    module: Any = None,
+    **settings: Any,
 ) -> Any:
-    """Train the toy CNN, resumable under the name; a collapse is a row, not a warning."""
+    """Train the toy CNN, or a module, resumable under the name; a collapse is a row, no warning.
+
+    Further settings are those of `training.train`.
+    """
 
     def after_epoch(network, epoch):
         checkpoints.keep_work()
@@ -127,9 +132,9 @@ def run(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "epoch .*collapsed", RuntimeWarning)
         trained = training.train(
-            nets.ToyCNN(),
+            nets.ToyCNN() if module is None else module,
             (images.x_train, images.y_train),
-            [phase],
+            phases,
             seed=seed,
             batch_size=batch_size,
             folder=checkpoints.folder / name,
@@ -137,6 +142,7 @@ def run(
             state_mib=checkpoints.state_mib,
             deadline=checkpoints.deadline,
             evaluate=after_epoch,
+            **settings,
         )
     for row in trained.metrics:
         if "note" in row:

@@ -1,6 +1,8 @@
 """Catastrophic overfitting: where training on single steps stops to protect against many."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,8 @@ class Config:
       seeds: each draws its own images, weights, batches and starts.
       images: MNIST averaged to 14x14.
       eps: budgets, linf, on [0, 1] images; training and test use the same.
-      epochs: of training.
+      epochs: of training on attacked images.
+      warm_epochs: of training on clean images before that, the same in all arms.
       batch_size: examples a step.
       learning_rate: of SGD with momentum .9, constant.
       train_steps: of the arm `pgd`, of length `eps / 3`.
@@ -31,6 +34,7 @@ class Config:
     images: Images = field(default_factory=Images)
     eps: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
     epochs: int = 15
+    warm_epochs: int = 0
     batch_size: int = 100
     learning_rate: float = 0.01
     train_steps: int = 7
@@ -50,7 +54,9 @@ def strategies(eps: float, steps: int) -> dict:
 def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
     """One seed. Values `ARM_WHAT_EPS`: `clean`, `fgsm` and `pgd` accuracy, `gap` (fgsm - pgd).
 
-    `ARM_worst_gap` is the greatest gap over eps. Curves `ARM_EPS`: robust accuracy by epoch.
+    `ARM_worst_gap` is the greatest gap over eps. Curves `ARM_EPS`: robust accuracy by epoch;
+    `ARM_worst_fall` is the most that one of them loses from one epoch to the next, over eps, among
+    the epochs on attacked images.
     """
     images = config.images.load(seed)
     values, curves = {}, {}
@@ -59,6 +65,7 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
         values |= found
     for arm in strategies(0.1, 1):
         values[f"{arm}_worst_gap"] = max(values[f"{arm}_gap_{eps}"] for eps in config.eps)
+        values[f"{arm}_worst_fall"] = max(_fall(config, *curves[f"{arm}_{e}"]) for e in config.eps)
     return SeedResult(values, curves, (describe(images, seed),))
 
 
@@ -79,11 +86,8 @@ def _one_budget(
         return {"robust": 1 - float(jnp.mean(many(network, x, y, key).success))}
 
     for arm, strategy in strategies(eps, config.train_steps).items():
-        phase = training.Phase(
-            config.epochs, strategy, learning_rate=training.constant(config.learning_rate)
-        )
-        name = f"{arm}-{eps}"
-        trained = run(name, phase, images, config.batch_size, seed, checkpoints, evaluate)
+        name, phases = f"{arm}-{eps}", _phases(config, strategy)
+        trained = run(name, phases, images, config.batch_size, seed, checkpoints, evaluate)
         network = trained.logits_fn()
         clean = share(lambda a, b, f=network: f(a).argmax(1) == b, images)
         single = share(lambda a, b, f=network: ~one(f, a, b).success, images)
@@ -95,15 +99,28 @@ def _one_budget(
     return values
 
 
+def _phases(config: Config, strategy: Any) -> list[training.Phase]:
+    rate = training.constant(config.learning_rate)
+    attacked = training.Phase(config.epochs, strategy, learning_rate=rate)
+    if not config.warm_epochs:
+        return [attacked]
+    return [training.Phase(config.warm_epochs, learning_rate=rate), attacked]
+
+
+def _fall(config: Config, epochs: list, robust: list) -> float:
+    """The most that is lost from one epoch on attacked images to the next; 0 where nothing is."""
+    after = [value for e, value in zip(epochs, robust, strict=True) if e > config.warm_epochs]
+    return max((a - b for a, b in pairwise(after)), default=0.0)
+
+
 def cost(config: Config) -> Cost:
     """Forward 1, step up the loss 2, update 3: `2 PRODUCTS` operations each, all runs and seeds."""
-    one, epochs = 2.0 * PRODUCTS, config.epochs
-    passes = 3 * 3 + 2 * (1 + 1 + config.train_steps)
+    one, epochs = 2.0 * PRODUCTS, config.warm_epochs + config.epochs
+    passes = 3 * 3 * epochs + 2 * (1 + 1 + config.train_steps) * config.epochs
     tests = 3 * (2 * config.test_steps + 6) * config.images.n_test
     tests += 3 * epochs * config.probe * (2 * config.test_steps + 1)
-    runs = len(config.seeds) * len(config.eps)
-    seen = config.images.n_train * epochs
-    return Cost(runs * (seen * passes + tests) * one, examples=3.0 * runs * seen)
+    runs, n = len(config.seeds) * len(config.eps), config.images.n_train
+    return Cost(runs * (n * passes + tests) * one, examples=3.0 * runs * n * epochs)
 
 
 EXPERIMENT = Experiment(
@@ -123,4 +140,15 @@ EXPERIMENT = Experiment(
     },
     measure=measure,
     cost=cost,
+)
+
+#: Networks that have learned the clean images first, at a higher rate, three times as long.
+LONGER = replace(
+    EXPERIMENT,
+    name="single-step-overfitting-longer",
+    help="as single-step-overfitting, after clean epochs, at a higher rate, three times as long",
+    presets={
+        "quick": replace(EXPERIMENT.presets["quick"], eps=(0.2,), warm_epochs=1),
+        "book": Config(eps=(0.1, 0.2), epochs=45, warm_epochs=5, learning_rate=0.03),
+    },
 )

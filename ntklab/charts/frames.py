@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from ntklab.charts.lines import _DASH, _check_columns, _check_values, _look
+from ntklab.charts._series import DASH, check_columns, check_values, look
 from ntklab.charts.plane import number_slider
 from ntklab.charts.theme import altair
 
@@ -57,8 +57,8 @@ def sliding_lines(
     Cost: time and memory proportional to the rows.
     """
     alt = altair()
-    _check_columns(frame, [x, y, series, at, *([says] if says else [])])
-    _check_values(frame, dict.fromkeys((x, y, at), "linear"))
+    check_columns(frame, [x, y, series, at, *([says] if says else [])])
+    check_values(frame, dict.fromkeys((x, y, at), "linear"))
     stops, step = _stops(frame[at])
     first = float(stops[np.abs(stops - start).argmin()])
     slider = number_slider(name, label, float(stops[0]), float(stops[-1]), step, first)
@@ -85,9 +85,9 @@ def _lines(frame, series: str, here: str, place: dict):
     frame = frame.assign(**{series: frame[series].astype(str)})
     names = list(dict.fromkeys(frame[series]))
     order = f"indexof({json.dumps(names)}, datum[{json.dumps(series)}])"
-    chart = altair().Chart(frame).transform_filter(here).transform_calculate(**{_DASH: order})
-    look = _look(series, names)("color", "strokeDash")
-    return chart.mark_line(clip=True, strokeWidth=2.5).encode(**place, **look)
+    chart = altair().Chart(frame).transform_filter(here).transform_calculate(**{DASH: order})
+    style = look(series, names)("color", "strokeDash")
+    return chart.mark_line(clip=True, strokeWidth=2.5).encode(**place, **style)
 
 
 def _words(frame, says: str, here: str):

@@ -4,12 +4,9 @@ import json
 
 import numpy as np
 
-from ntklab.charts.theme import DASHES, PALETTE, SHAPES, altair
-
-# The dash follows the place of a series in the list, not its name: Vega-Lite would join the legends
-# of equal domains, and the legend shows colour and shape.
-_DASH = "dash"
-_SCALES = ("linear", "log", "symlog", "sqrt")
+from ntklab.charts._series import DASH, check_columns, check_values
+from ntklab.charts._series import look as look_of
+from ntklab.charts.theme import altair
 
 
 def lines(
@@ -63,9 +60,9 @@ def lines(
     if series:
         frame = frame.assign(**{series: frame[series].astype(str)})
         names = list(dict.fromkeys(frame[series]))
-    look = _look(series, names)
+    look = look_of(series, names)
     order = f"indexof({json.dumps(names)}, datum[{json.dumps(series)}])"
-    base = alt.Chart(frame).transform_calculate(**{_DASH: order} if series else {})
+    base = alt.Chart(frame).transform_calculate(**{DASH: order} if series else {})
     chart = base.mark_line().encode(**place, **look("color", "strokeDash"))
     chart += base.mark_point(size=55, filled=True, opacity=1).encode(
         **place, **look("color", "shape"), tooltip=[c for c in (series, x, y) if c]
@@ -123,33 +120,6 @@ def _axis_of(channel: str, frame, column: str, title: str | None, scale):
 _CURVE = ["series", "budget", "accuracy", "low", "high"]
 
 
-def _look(series: str | None, names: list[str]):
-    """Encodings that show a series: the same names in the same order for each channel."""
-    alt = altair()
-    if len(names) > len(PALETTE):
-        raise ValueError(
-            f"{len(names)} lines cannot be told apart; show at most {len(PALETTE)} in one chart."
-        )
-    ranges = {"color": PALETTE, "strokeDash": [list(d) for d in DASHES], "shape": SHAPES}
-    makers = {"color": alt.Color, "strokeDash": alt.StrokeDash, "shape": alt.Shape}
-    columns = 1 if max(map(len, names), default=0) > 16 else 2
-    legend = alt.Legend(orient="top", title=None, columns=columns, symbolOpacity=1)
-
-    def encoding(channel: str):
-        dashed = channel == "strokeDash"
-        domain = list(range(len(names))) if dashed else names
-        scale = alt.Scale(domain=domain, range=list(ranges[channel][: len(names)]))
-        field = f"{_DASH if dashed else series}:N"
-        return makers[channel](field, scale=scale, legend=None if dashed else legend)
-
-    def look(*channels: str) -> dict:
-        if not names:
-            return {"color": alt.value(PALETTE[0])} if "color" in channels else {}
-        return {c: encoding(c) for c in channels}
-
-    return look
-
-
 def _axis(values, scale: str):
     """Ticks at powers of ten on a logarithmic axis, at most six of them; Vega's own elsewhere."""
     alt = altair()
@@ -171,24 +141,5 @@ def _check(frame, series, x: str, heights: list, x_scale: str, y_scale: str) -> 
     if (low is None) != (high is None):
         raise ValueError("A band needs both edges: low= and high=.")
     heights = [c for c in heights if c is not None]
-    _check_columns(frame, [x, *heights, *([series] if series else [])])
-    _check_values(frame, {x: x_scale, **dict.fromkeys(heights, y_scale)})
-
-
-def _check_columns(frame, columns: list[str]) -> None:
-    missing = [c for c in columns if c not in getattr(frame, "columns", ())]
-    if missing:
-        raise ValueError(f"The table has no column {', '.join(missing)}.")
-    if not len(frame):
-        raise ValueError("The table has no rows.")
-
-
-def _check_values(frame, scales: dict[str, str]) -> None:
-    for column, scale in scales.items():
-        if scale not in _SCALES:
-            raise ValueError(f"A scale is one of {', '.join(_SCALES)}, not {scale!r}.")
-        values = np.asarray(frame[column], dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError(f"The column {column} holds NaN or infinities: errors, not points.")
-        if scale == "log" and (values <= 0).any():
-            raise ValueError(f"A logarithmic axis cannot show {column}: it has values <= 0.")
+    check_columns(frame, [x, *heights, *([series] if series else [])])
+    check_values(frame, {x: x_scale, **dict.fromkeys(heights, y_scale)})

@@ -5,9 +5,8 @@ overlay(score_map(...), dashed_lines(...), kinds_map(...))
 
 import numpy as np
 
+from ntklab._typing import Number
 from ntklab.charts.theme import SHAPES, altair
-
-Number = float | int
 
 _INK = "currentColor"
 _SMALL, _LARGE = 14, 170

@@ -1,7 +1,7 @@
 """Charts of points: several measures in a row, and one quantity against another."""
 
-from ntklab.charts.lines import _check_columns, _check_values
-from ntklab.charts.theme import PALETTE, SHAPES, altair
+from ntklab.charts._series import check_columns, check_values, look
+from ntklab.charts.theme import altair
 
 _ROW = 34
 
@@ -32,11 +32,10 @@ def dumbbells(
       ValueError: a missing column, or NaN.
     """
     alt = altair()
-    _check_columns(frame, [name, *measures, *span])
-    _check_values(frame, dict.fromkeys([*measures, *span], "linear"))
+    check_columns(frame, [name, *measures, *span])
+    check_values(frame, dict.fromkeys([*measures, *span], "linear"))
     y = alt.Y(f"{name}:N", sort=list(frame[name]), title=None)
     scale = alt.Scale(domain=list(domain))
-    look = _look("measure", measures)
     base = alt.Chart(frame)
     bar = base.mark_rule(opacity=0.5, strokeWidth=2).encode(
         x=alt.X(f"{span[0]}:Q", title=x_title, scale=scale), x2=f"{span[1]}:Q", y=y
@@ -44,7 +43,11 @@ def dumbbells(
     dots = base.transform_fold(measures, as_=["measure", "value"]).mark_point(
         size=110, filled=True, opacity=1
     )
-    dots = dots.encode(x=alt.X("value:Q", title=x_title, scale=scale), y=y, **look)
+    dots = dots.encode(
+        x=alt.X("value:Q", title=x_title, scale=scale),
+        y=y,
+        **look("measure", measures)("color", "shape"),
+    )
     return (bar + dots).properties(height=_ROW * len(frame))
 
 
@@ -69,27 +72,13 @@ def against(frame, *, x: str, y: str, series: str, x_title: str, y_title: str, h
     import pandas as pd
 
     alt = altair()
-    _check_columns(frame, [x, y, series])
-    _check_values(frame, {x: "linear", y: "linear"})
+    check_columns(frame, [x, y, series])
+    check_values(frame, {x: "linear", y: "linear"})
     place = {"x": alt.X(f"{x}:Q", title=x_title), "y": alt.Y(f"{y}:Q", title=y_title)}
+    names = list(dict.fromkeys(frame[series]))
     marks = alt.Chart(frame).mark_point(filled=False, size=45, opacity=0.9)
-    marks = marks.encode(**place, **_look(series, list(dict.fromkeys(frame[series]))))
+    marks = marks.encode(**place, **look(series, names)("color", "shape"))
     end = float(min(frame[x].max(), frame[y].max()))
     ends = pd.DataFrame({x: [0.0, end], y: [0.0, end]})
     line = alt.Chart(ends).mark_line(color="currentColor", strokeDash=[5, 3]).encode(**place)
     return (marks + line).properties(height=height)
-
-
-def _look(column: str, names: list[str]) -> dict:
-    """A colour and a shape a name."""
-    alt = altair()
-    legend = alt.Legend(orient="top", title=None)
-    ranges = {"color": (alt.Color, PALETTE), "shape": (alt.Shape, SHAPES)}
-    return {
-        channel: make(
-            f"{column}:N",
-            scale=alt.Scale(domain=names, range=list(values[: len(names)])),
-            legend=legend,
-        )
-        for channel, (make, values) in ranges.items()
-    }

@@ -46,6 +46,8 @@ from ntklab.papers._experiment import SeedResult as SeedResult
 _MODULES = {
     "chen-certificates": "chen.certificates",
     "chen-networks": "chen.networks",
+    "learning-curve": "simon.learning_curve",
+    "robust-overfitting": "rice.robust_overfitting",
     "loo-toy-training": "loo.toy",
     "single-step-overfitting": "wong.overfitting",
     "single-step-overfitting-longer": "wong.overfitting:LONGER",

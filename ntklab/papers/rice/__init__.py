@@ -1,0 +1,1 @@
+"""Rice, Wong & Kolter 2020, "Overfitting in adversarially robust deep learning"."""

@@ -1,0 +1,1 @@
+"""Simon, Dickens, Karkada & DeWeese 2023, "The Eigenlearning Framework"."""

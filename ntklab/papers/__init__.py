@@ -48,6 +48,7 @@ _MODULES = {
     "chen-networks": "chen.networks",
     "learning-curve": "simon.learning_curve",
     "robust-overfitting": "rice.robust_overfitting",
+    "robust-overfitting-few": "rice.robust_overfitting:FEW",
     "loo-toy-training": "loo.toy",
     "single-step-overfitting": "wong.overfitting",
     "single-step-overfitting-longer": "wong.overfitting:LONGER",

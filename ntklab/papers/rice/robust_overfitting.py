@@ -1,7 +1,7 @@
 """Robust overfitting: where longer adversarial training begins to cost robust test accuracy."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -189,4 +189,15 @@ EXPERIMENT = Experiment(
     },
     measure=measure,
     cost=cost,
+)
+
+#: A fifth of the images for as many steps, which a network of this size can learn by heart.
+FEW = replace(
+    EXPERIMENT,
+    name="robust-overfitting-few",
+    help="as robust-overfitting, 200 images for as many steps: 600 epochs",
+    presets={
+        "quick": replace(EXPERIMENT.presets["quick"], images=Images(50, 20, 20)),
+        "book": Config(images=Images(n_train=200), epochs=600, every=25, probe=200),
+    },
 )

@@ -15,6 +15,12 @@ from ntklab.attacks._problem import Attack as Attack
 from ntklab.attacks._problem import AttackResult as AttackResult
 from ntklab.attacks._report import RobustnessReport as RobustnessReport
 from ntklab.attacks._report import RobustnessWarning as RobustnessWarning
+from ntklab.attacks.adaptive import SoftGate as SoftGate
+from ntklab.attacks.adaptive import TransferAttack as TransferAttack
+from ntklab.attacks.adaptive import averaged_gradient as averaged_gradient
+from ntklab.attacks.adaptive import borrowed_gradient as borrowed_gradient
+from ntklab.attacks.adaptive import estimated_gradient as estimated_gradient
+from ntklab.attacks.adaptive import transfer as transfer
 from ntklab.attacks.apgd import apgd as apgd
 from ntklab.attacks.apgd import apgd_targeted as apgd_targeted
 from ntklab.attacks.evaluate import evaluate_robustness as evaluate_robustness

@@ -16,6 +16,7 @@ from ntklab.charts.images import image_grid as image_grid
 from ntklab.charts.images import image_uri as image_uri
 from ntklab.charts.lines import accuracy_curves as accuracy_curves
 from ntklab.charts.lines import lines as lines
+from ntklab.charts.matrices import sliding_matrices as sliding_matrices
 from ntklab.charts.numbers import number as number
 from ntklab.charts.plane import dashed_lines as dashed_lines
 from ntklab.charts.plane import kinds_map as kinds_map
@@ -33,3 +34,6 @@ from ntklab.charts.theme import SHAPES as SHAPES
 from ntklab.charts.theme import finish as finish
 from ntklab.charts.theme import register as register
 from ntklab.charts.theme import show as show
+from ntklab.charts.timing import benchmarks as benchmarks
+from ntklab.charts.timing import machine as machine
+from ntklab.charts.timing import side_by_side as side_by_side

@@ -13,7 +13,8 @@ values (NaN, a kernel of zeros, a matrix that is not symmetric) are checked outs
 it bad values give NaN.
 
 Which one? `distance` and `velocity` for "does the kernel still move?", with `centred=True` first:
-without it the mean that all images share dominates. `polar` says whether it turns or grows,
+without it the mean that all images share dominates; `pairwise_distances` for a whole run against
+its own past or another run. `polar` says whether it turns or grows,
 `norm_concentration` and `effective_rank` whether its spectrum does, `eigenspace_distance` whether
 the features do, `target_alignment` and `specialisation` whether it moves towards the targets. A
 distance between two kernels means nothing without its null: the same training with another seed.
@@ -37,3 +38,4 @@ from ntklab.dynamics.spectrum import norm_concentration as norm_concentration
 from ntklab.dynamics.spectrum import polar as polar
 from ntklab.dynamics.spectrum import principal_angles as principal_angles
 from ntklab.dynamics.spectrum import truncate as truncate
+from ntklab.dynamics.trajectory import pairwise_distances as pairwise_distances

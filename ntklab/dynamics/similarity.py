@@ -11,7 +11,7 @@ from ntklab.dynamics.matrices import centre, check_centred, check_pair, traced
 NAMES = ("kernel", "other")
 
 
-def _unit(kernel: Array) -> Array:
+def unit(kernel: Array) -> Array:
     """The kernel over its Frobenius norm, without overflow."""
     kernel = kernel / jax.lax.stop_gradient(jnp.abs(kernel).max())
     return kernel / jnp.sqrt(jnp.sum(kernel * kernel))
@@ -24,7 +24,7 @@ def _directions(kernel: Array, other: Array, centred: bool) -> tuple[Array, Arra
         kernel, other = centre(kernel), centre(other)
         for name, original, left in zip(NAMES, originals, (kernel, other), strict=True):
             check_centred(name, original, left)
-    return _unit(kernel), _unit(other)
+    return unit(kernel), unit(other)
 
 
 def similarity(

@@ -326,6 +326,23 @@ def test_arrays_that_a_function_carries_are_arguments():
     assert count == 0
 
 
+def test_a_tree_without_arrays_shares_compiled_code_with_equal_ones():
+    """What `nets.as_function` gives for a network without statistics, anew at every call."""
+    params, shape, _ = dense()
+    x, traces = normal(4, 3, *shape), []
+
+    def f(nothing, p, x):
+        traces.append(0)
+        return jnp.tanh(x @ p["w"]) @ p["v"]
+
+    for _ in range(2):
+        partial = jax.tree_util.Partial(f, {})
+        value, count = empirical_ntk(partial, params, x), len(traces)
+        assert_close(value, brute(partial, params, x, x))
+        traces.clear()
+    assert count == 0
+
+
 def test_relu_has_derivative_zero_at_zero():
     params = {"w": jnp.zeros((2, 3)), "v": jnp.ones((3, 1))}
     f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]  # noqa: E731

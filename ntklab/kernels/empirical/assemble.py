@@ -102,12 +102,20 @@ def _turned(mode: str, part: Array) -> Array:
     return jnp.swapaxes(part, 2, 3) if mode == "full" else part
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _mirrored(mode: str, part: Array) -> Array:
     """A tile on the diagonal, its lower half taken from the upper one."""
-    n, k = len(part), part.shape[-1] if mode == "full" else 1
-    row, column = jnp.arange(n)[:, None, None, None], jnp.arange(n)[None, :, None, None]
-    first, second = jnp.arange(k)[None, None, :, None], jnp.arange(k)[None, None, None, :]
+    outputs = part.shape[-1] if mode == "full" else 1
+    return _symmetric(mode, part, jnp.arange(len(part)), jnp.arange(outputs))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _symmetric(mode: str, part: Array, index: Array, output: Array) -> Array:
+    """The same; the numbers of rows and outputs are arguments, not constants.
+
+    Of a mask of constants XLA makes code that takes 3 s to compile for 64 rows and 25 s for 100.
+    """
+    row, column = index[:, None, None, None], index[None, :, None, None]
+    first, second = output[None, None, :, None], output[None, None, None, :]
     upper = (row < column) | ((row == column) & (first <= second))
-    upper = upper if mode == "full" else upper.reshape(n, n, *(1,) * (part.ndim - 2))
+    upper = upper if mode == "full" else upper.reshape(*part.shape[:2], *(1,) * (part.ndim - 2))
     return jnp.where(upper, part, _turned(mode, part))

@@ -108,6 +108,11 @@ def carried_by(f: Callable) -> tuple[list, Callable]:
     return values, structure.unflatten
 
 
+def is_tree(f: Callable) -> bool:
+    """Whether a function is a pytree, with or without arrays: equal ones share compiled code."""
+    return not jax.tree_util.all_leaves([f])
+
+
 class _Flattening:
     """Numbers values while calls are inlined: one jaxpr called twice gets two sets of numbers."""
 

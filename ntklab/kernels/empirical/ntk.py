@@ -134,7 +134,7 @@ class EmpiricalNTK:
     def tree_flatten(self):
         """The arrays of `params`, and those that `f` carries where it is a pytree."""
         options = (self.mode, self.memory_budget, self.precision, self.partners)
-        if capture.carried_by(self.f)[0]:
+        if capture.is_tree(self.f):
             return (self.params, self.f), (None, options)
         return (self.params, None), (self.f, options)
 
@@ -225,7 +225,7 @@ class EmpiricalNTK:
         """All that a plan depends on."""
         leaves, structure = jax.tree.flatten(self.params)
         carried, _ = capture.carried_by(self.f)
-        f = jax.tree.structure(self.f) if carried else self.f
+        f = jax.tree.structure(self.f) if capture.is_tree(self.f) else self.f
         specs = tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves + carried)
         options = self.mode, self.precision, self.partners
         return f, structure, specs, tuple(shape), jnp.dtype(dtype), *options
@@ -235,7 +235,7 @@ class EmpiricalNTK:
     def _block(self, n: int, m: int, x: Array, symmetric: bool) -> tuple[int, bool]:
         """Rows of a block, and whether the captures of all blocks are kept."""
         need = self._plan(x.shape[1:], x.dtype)[2]
-        device = jax.devices()[0]
+        device = _device_of(x)
 
         def bytes_of(block, keep):
             held = (n + (0 if symmetric else m)) if keep else 2 * block
@@ -314,6 +314,12 @@ class EmpiricalNTK:
                 "together give other outputs than each alone; close over fixed statistics."
             )
         _CHECKED.add(key)
+
+
+def _device_of(x: Array) -> Any:
+    """The first device of this process where an array lies, or its first one while it is traced."""
+    mine = () if isinstance(x, jax.core.Tracer) else x.sharding.addressable_devices
+    return min(mine, key=lambda d: d.id, default=jax.local_devices()[0])
 
 
 @jax.jit

@@ -82,7 +82,7 @@ def train(
       sentence, where something went wrong. With several seeds the measured ones are lists.
 
     Cost: a forward pass counts 1, a step up the loss 2, an update 3: a batch takes 3 (standard), 5
-      (FGSM), `3 + 2 steps` (PGD), `6 + 2 steps` (TRADES), `3 replays` (Free). A linear phase takes
+      (FGSM), `3 + 2 steps` (PGD), `7 + 2 steps` (TRADES), `3 replays` (Free). A linear phase takes
       two to three times as much.
 
     Raises:

@@ -27,7 +27,13 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from ntklab._typing import Array, Key, LogitsFn, Number
-from ntklab.attacks._problem import AttackResult, as_pytree, per_example
+from ntklab.attacks._problem import (
+    AttackResult,
+    as_pytree,
+    nonfinite,
+    per_example,
+    refuse_nonfinite,
+)
 from ntklab.attacks.losses import correct, margin
 
 
@@ -49,7 +55,7 @@ class SoftGate:
       ValueError: beta not above 0.
 
     References:
-      Ours; a backward pass that is another function's: Athalye, Carlini & Wagner 2018, section 4.1.
+      Ours; a backward pass that is another function's: Athalye, Carlini & Wagner 2018 (BPDA).
 
     >>> import jax, jax.numpy as jnp
     >>> act = SoftGate(beta=4.0)
@@ -102,10 +108,13 @@ def borrowed_gradient(logits_fn: LogitsFn, surrogate: LogitsFn) -> Partial:
     Returns:
       A logits function for attacks; compiled code serves all pairs of equal functions.
 
+    Raises:
+      ValueError: scores of two shapes, when they are first computed.
+
     Cost: a forward pass of both, and a backward pass of the surrogate.
 
     References:
-      Athalye, Carlini & Wagner 2018, section 4.1 (BPDA).
+      Athalye, Carlini & Wagner 2018 (BPDA).
 
     >>> import jax, jax.numpy as jnp
     >>> step = lambda x: jnp.where(x > 0, 1.0, 0.0)[:, 0]
@@ -117,7 +126,13 @@ def borrowed_gradient(logits_fn: LogitsFn, surrogate: LogitsFn) -> Partial:
 
 
 def _borrowed(logits_fn, surrogate, x):
-    return _with(jax.lax.stop_gradient(logits_fn(x)), surrogate(x))
+    value, other = jax.lax.stop_gradient(logits_fn(x)), surrogate(x)
+    if value.shape != other.shape:
+        raise ValueError(
+            f"the surrogate gives scores {other.shape} where the attacked function gives "
+            f"{value.shape}: they must be of one shape."
+        )
+    return _with(value, other)
 
 
 def _with(value: Array, other: Array) -> Array:
@@ -152,7 +167,7 @@ def averaged_gradient(
     Cost: `draws` forward and backward passes, in one batch of `draws b` inputs.
 
     References:
-      Smilkov et al. 2017; Athalye, Carlini & Wagner 2018, section 4.2.
+      Smilkov et al. 2017; Athalye, Carlini & Wagner 2018 (EOT).
 
     >>> import jax, jax.numpy as jnp
     >>> f = averaged_gradient(lambda x: x @ jnp.ones(2), jax.random.key(0), 0.1)
@@ -200,7 +215,7 @@ def estimated_gradient(
     Cost: `2 draws` forward passes, in one batch, and no backward pass.
 
     References:
-      Ilyas, Engstrom, Athalye & Lin 2018, section 2.1 (NES, antithetic).
+      Ilyas, Engstrom, Athalye & Lin 2018 (NES, antithetic).
 
     >>> import jax, jax.numpy as jnp
     >>> step = lambda x: jnp.where(x > 0, 1.0, 0.0)[:, 0]
@@ -260,6 +275,9 @@ def transfer(attack: Any, source: LogitsFn) -> "TransferAttack":
       `attack(logits_fn, x, y, key) -> AttackResult`, judged on `logits_fn`; a clean error counts,
       and comes back unchanged. `loss` is the margin on `logits_fn`.
 
+    Raises:
+      ValueError: when it is called: NaN or infinite scores, and what the attack refuses.
+
     Cost: that of the attack on the source, and two forward passes.
 
     References:
@@ -296,7 +314,8 @@ class TransferAttack:
         """Attack a batch: see `transfer`."""
         x, y = jnp.asarray(x), jnp.asarray(y)
         found = self.attack(self.source, x, y, key)
-        kept, loss, success = _judged(as_pytree(logits_fn), x, found.x_adv, y)
+        kept, loss, success, bad = _judged(as_pytree(logits_fn), x, found.x_adv, y)
+        loss = refuse_nonfinite(bad, loss)
         return AttackResult(kept, loss, success, found.gradients_used, found.zero_gradients)
 
 
@@ -306,4 +325,4 @@ def _judged(logits_fn, x, x_adv, y):
     already = ~correct(clean, y)
     kept = jnp.where(per_example(already, x), x, x_adv)
     scores = logits_fn(kept)
-    return kept, margin(scores, y), ~correct(scores, y)
+    return kept, margin(scores, y), ~correct(scores, y), nonfinite(clean, scores)

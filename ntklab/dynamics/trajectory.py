@@ -38,7 +38,7 @@ def pairwise_distances(
       TypeError: kernels that are not floating point, or of two dtypes.
       ValueError: shapes that differ, NaN, a kernel that is zero (after centring), no kernels.
 
-    Source: Fort et al. (2020), section 4 (their matrices of kernel distances over time).
+    Source: Fort et al. (2020) (their matrices of kernel distances over time).
 
     >>> import jax.numpy as jnp
     >>> print(pairwise_distances([jnp.eye(2), 2 * jnp.eye(2), jnp.ones((2, 2))]).round(4))

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from statements import Chapter
+from statements import Chapter, another_digit
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "book/part1/adversarial_training"
@@ -56,9 +56,7 @@ def test_the_numbers_of_the_text_are_those_of_the_formulas(chapter):
 
 @pytest.mark.parametrize("right", ["= 0.6210$", "= -0.4626$", "(-0.0925, 0.0231)$", "$0.35$"])
 def test_a_wrong_digit_of_the_text_is_noticed(chapter, right):
-    digit = re.search(r"\d(?=\D*$)", right)[0]
-    wrong = right[: right.rindex(digit)] + str((int(digit) + 1) % 10)
-    wrong += right[right.rindex(digit) + 1 :]
+    wrong = another_digit(right)
     start = chapter.text.index("Two images of two pixels")
     assert right in chapter.text[start:]
     with pytest.raises(AssertionError):

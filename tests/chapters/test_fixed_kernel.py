@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from statements import Chapter
+from statements import Chapter, another_digit
 
 from ntklab import ledger
 
@@ -87,9 +87,7 @@ def test_the_numbers_of_the_text_are_those_of_the_formulas(chapter):
 
 @pytest.mark.parametrize("right", ["(6.250, -4.583)$", "= 1.25$", "= -0.206$", "it is $-2.112$"])
 def test_a_wrong_digit_of_the_text_is_noticed(chapter, right):
-    digit = re.search(r"\d(?=\D*$)", right)[0]
-    wrong = right[: right.rindex(digit)] + str((int(digit) + 1) % 10)
-    wrong += right[right.rindex(digit) + 1 :]
+    wrong = another_digit(right)
     assert right in chapter.text
     with pytest.raises(AssertionError):
         check_text(chapter.text.replace(right, wrong))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from statements import Chapter
+from statements import Chapter, another_digit
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "book/part3/kernel_in_motion"
@@ -117,9 +117,7 @@ def test_the_numbers_of_the_text_are_those_of_the_formulas(chapter):
     "right", ["is $0.1567$.", "now $0.0025$.", "= 2.3811$", "becomes $1.1170$", "distance $0.2106$"]
 )
 def test_a_wrong_digit_of_the_text_is_noticed(chapter, right):
-    digit = re.search(r"\d(?=\D*$)", right)[0]
-    at = right.rindex(digit)
-    wrong = right[:at] + str((int(digit) + 1) % 10) + right[at + 1 :]
+    wrong = another_digit(right)
     assert chapter.text.count(right) == 1
     with pytest.raises(AssertionError):
         check_text(chapter.text.replace(right, wrong))

@@ -209,3 +209,15 @@ def test_bad_settings_are_one_sentence(key):
         averaged_gradient(NET, key, -0.1)
     with pytest.raises(ValueError, match=r"above 0 for an estimate"):
         estimated_gradient(NET, key, 0.0)
+
+
+def test_a_surrogate_of_another_shape_is_refused():
+    f = attacks.borrowed_gradient(lambda x: x[:, :2], lambda x: x[:, :1])
+    with pytest.raises(ValueError, match="must be of one shape"):
+        f(jnp.ones((3, 4)))
+
+
+def test_transfer_to_a_model_that_gives_nan_is_refused():
+    attack = attacks.transfer(attacks.fgsm(0.1), lambda x: x[:, 0] - 0.5)
+    with pytest.raises(ValueError, match="NaN"):
+        attack(lambda x: jnp.nan * x[:, 0], jnp.full((1, 1), 0.6), jnp.array([1]))

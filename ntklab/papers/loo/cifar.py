@@ -21,7 +21,7 @@ from ntklab._typing import Number
 from ntklab.attacks import SoftGate
 from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult, describe
-from ntklab.papers.loo import toy
+from ntklab.papers._networks import train
 
 KINDS = ("benign", "adversarial")
 #: Names of the two epochs at which second phases begin.
@@ -149,7 +149,7 @@ def parent(
     name = f"parent-{kind}-{seed}"
     settings = {"kernels": kernels, "save_at": spawns, "dtype": config.dtype}
     place = (images, config.batch_size, seed, checkpoints)
-    return toy.run(name, [phase], *place, module=config.network(), **settings)
+    return train(name, [phase], *place, module=config.network(), **settings)
 
 
 def second(
@@ -172,7 +172,7 @@ def second(
     )
     place = (images, config.batch_size, seed, checkpoints)
     settings = {"start": start, "dtype": config.dtype}
-    return toy.run(name, [phase], *place, module=config.network(), **settings)
+    return train(name, [phase], *place, module=config.network(), **settings)
 
 
 def strategy(config: Config, kind: str) -> Any:

@@ -12,6 +12,7 @@ from ntklab import attacks, data, dynamics, nets, training
 from ntklab._typing import Number
 from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult, describe
+from ntklab.papers._networks import train
 from ntklab.papers.loo import second_phase, toy
 from ntklab.papers.loo.toy import PRODUCTS, Images
 
@@ -123,7 +124,7 @@ def kernels(
     if variant.name == "base":
         attack = attacks.pgd(config.eps, steps=config.test_steps, step_size=config.eps / 8)
     changed = replace(config, learning_rate=variant.rate * config.learning_rate)
-    trained = toy.run(
+    trained = train(
         *(f"{kind}-{variant.name}", [toy.phases(changed)[kind]], images, config.batch_size),
         *(variant.seed, checkpoints),
         module=module,

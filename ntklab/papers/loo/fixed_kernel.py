@@ -10,7 +10,7 @@ from ntklab import data, training
 from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult, describe
 from ntklab.papers.loo import second_phase as two
-from ntklab.papers.loo.toy import PRODUCTS, Images
+from ntklab.papers.loo.toy import PRODUCTS
 
 #: What is compared between two ways of training, and its name in a gain.
 _GAINS = {"pgd": "", "worst": "_worst"}
@@ -105,17 +105,7 @@ def cost(config: Config) -> Cost:
     return Cost(seeds * passes * 2.0 * PRODUCTS, examples=float(seeds * seen))
 
 
-QUICK = Config(
-    seeds=(0, 1),
-    images=Images(200, 40),
-    train_steps=2,
-    test_steps=3,
-    second_epochs=1,
-    queries=10,
-    n_searched=40,
-    early=1,
-    late=2,
-)
+QUICK = Config(**two.QUICK, early=1, late=2)
 EXPERIMENT = Experiment(
     name="loo-toy-fixed-kernel",
     help="training on kernels of trained networks, three spawn epochs, with searches",

@@ -14,7 +14,7 @@ from ntklab import attacks
 from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult, describe
 from ntklab.papers.loo import second_phase as two
-from ntklab.papers.loo.toy import PRODUCTS, Images
+from ntklab.papers.loo.toy import PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,7 @@ def cost(config: Config) -> Cost:
 def experiment(name: str, help: str, **settings) -> Experiment:
     """One of the two; `settings` are those in which it differs."""
     quick = Config(
-        seeds=(0, 1),
-        images=Images(200, 40),
-        epochs=1,
-        train_steps=2,
-        test_steps=3,
-        second_epochs=1,
-        queries=10,
-        n_searched=40,
+        **two.QUICK,
         long_steps=3,
         noisy_steps=2,
         averaged=2,

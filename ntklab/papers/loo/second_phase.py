@@ -18,6 +18,7 @@ import numpy as np
 from ntklab import attacks, data, nets, training
 from ntklab.attacks import SoftGate
 from ntklab.papers._experiment import Checkpoints
+from ntklab.papers._networks import each, train
 from ntklab.papers.loo import toy
 
 #: How a parent, and a second phase, is trained.
@@ -39,6 +40,19 @@ class Setting(toy.Config):
     second_rate: float = 0.01
     queries: int = 600
     n_searched: int = 250
+
+
+#: What experiments on fixed kernels share at quick size.
+QUICK = {
+    "seeds": (0, 1),
+    "images": toy.Images(200, 40),
+    "epochs": 1,
+    "train_steps": 2,
+    "test_steps": 3,
+    "second_epochs": 1,
+    "queries": 10,
+    "n_searched": 40,
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ def parent(
     """A network trained for `config.epochs`, `"benign"` or `"adversarial"`."""
     phase = toy.phases(config)["standard" if kind == "benign" else kind]
     rest = (images, config.batch_size, seed, checkpoints)
-    return toy.run(name or f"parent-{kind}", [phase], *rest, module=module)
+    return train(name or f"parent-{kind}", [phase], *rest, module=module)
 
 
 def plain_attack(config: Setting) -> training.PGD:
@@ -113,7 +127,7 @@ def follow(
 ) -> training.Trained:
     """Train the tangent at `start`, resumable under the name."""
     rest = (images, config.batch_size, seed, checkpoints)
-    return toy.run(name, [second], *rest, module=module, start=start)
+    return train(name, [second], *rest, module=module, start=start)
 
 
 def soft_gated(trained: training.Trained, beta: float) -> Any:
@@ -168,13 +182,6 @@ def _withstood(config: Setting, network: Any, images: data.Dataset, seed: int, m
     for name, search in searches.items():
         found[name] = ~np.asarray(search(network, *some, key).success)
     return found | {name: ~np.asarray(attack(*some, key)) for name, attack in more.items()}
-
-
-def each(right: Callable, images: data.Dataset, block: int = 500) -> np.ndarray:
-    """Whether `right(x, y)` holds for each test image, in blocks."""
-    x, y = images.x_test, images.y_test
-    parts = [right(x[i : i + block], y[i : i + block]) for i in range(0, len(x), block)]
-    return np.concatenate([np.asarray(part) for part in parts])
 
 
 # Operations, in forward passes of the network; a pass of the tangent is two.

@@ -6,8 +6,9 @@ from typing import Any
 from ntklab import nets
 from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult, describe
+from ntklab.papers._networks import share
 from ntklab.papers.loo import second_phase as two
-from ntklab.papers.loo.toy import PRODUCTS, Images
+from ntklab.papers.loo.toy import PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ def _one(
     parent = two.parent(config, "benign", *place, module, f"{name}-parent")
     second = two.phase(config, two.plain_attack(config))
     trained = two.follow(f"{name}-second", parent.weights, second, config, *place, module)
-    right = two.each(lambda x, y: parent.logits_fn()(x).argmax(1) == y, images)
+    clean = share(lambda x, y: parent.logits_fn()(x).argmax(1) == y, images)
     return two.table_row(config, name, trained.logits_fn(), *place) | {
-        f"{name}_parent_clean": float(right.mean()),
+        f"{name}_parent_clean": clean,
         f"{name}_seconds": trained.seconds,
     }
 
@@ -76,16 +77,7 @@ EXPERIMENT = Experiment(
     name="loo-toy-smooth-control",
     help="adversarial training on kernels of ReLU, GELU and softplus networks",
     presets={
-        "quick": Config(
-            seeds=(0, 1),
-            images=Images(200, 40),
-            epochs=1,
-            train_steps=1,
-            test_steps=1,
-            second_epochs=1,
-            queries=10,
-            n_searched=40,
-        ),
+        "quick": Config(**two.QUICK | {"train_steps": 1, "test_steps": 1}),
         "book": Config(),
     },
     measure=measure,

@@ -8,7 +8,7 @@ from ntklab import attacks
 from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult, describe
 from ntklab.papers.loo import second_phase as two
-from ntklab.papers.loo.toy import PRODUCTS, Images
+from ntklab.papers.loo.toy import PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,7 @@ EXPERIMENT = Experiment(
     name="loo-toy-soft-gate-training",
     help="adversarial training on the benign kernel against an attack that sees the jumps",
     presets={
-        "quick": Config(
-            seeds=(0, 1),
-            images=Images(200, 40),
-            epochs=1,
-            train_steps=2,
-            test_steps=3,
-            second_epochs=1,
-            queries=10,
-            n_searched=40,
-            betas=(10.0,),
-            long_steps=3,
-        ),
+        "quick": Config(**two.QUICK, betas=(10.0,), long_steps=3),
         "book": Config(),
     },
     measure=measure,

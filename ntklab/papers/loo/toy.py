@@ -1,16 +1,13 @@
 """The parents of the toy setting: standard and adversarial training of the small CNN."""
 
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
-import numpy as np
 
-from ntklab import attacks, data, nets, training
+from ntklab import attacks, data, training
 from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult, describe
+from ntklab.papers._networks import share, train
 
 #: Multiplications of one forward pass of `nets.ToyCNN` on a 14x14 image.
 PRODUCTS = 292_160
@@ -91,7 +88,7 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
     last = attacks.pgd(config.eps, steps=config.test_steps, step_size=config.eps / 8, keep="last")
     values, curves = {}, {}
     for arm, phase in phases(config).items():
-        trained = run(arm, [phase], images, config.batch_size, seed, checkpoints)
+        trained = train(arm, [phase], images, config.batch_size, seed, checkpoints)
         network, key = trained.logits_fn(), jax.random.fold_in(jax.random.key(seed), 1)
         values[f"{arm}_clean"] = share(lambda x, y, f=network: f(x).argmax(1) == y, images)
         values[f"{arm}_pgd"] = share(
@@ -107,54 +104,6 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
             said = any("collapsed" in r.get("warning", "") for r in trained.metrics)
             values["collapse_reported"] = float(said)
     return SeedResult(values, curves, (describe(images, seed),))
-
-
-def run(
-    name: str,
-    phases: list[training.Phase],
-    images: data.Dataset,
-    batch_size: int,
-    seed: int,
-    checkpoints: Checkpoints,
-    evaluate: Callable | None = None,
-    module: Any = None,
-    **settings: Any,
-) -> Any:
-    """Train the toy CNN, or a module, resumable under the name; a collapse is a row, no warning.
-
-    Further settings are those of `training.train`.
-    """
-
-    def after_epoch(network, epoch):
-        checkpoints.keep_work()
-        return {} if evaluate is None else evaluate(network, epoch)
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "epoch .*collapsed", RuntimeWarning)
-        trained = training.train(
-            nets.ToyCNN() if module is None else module,
-            (images.x_train, images.y_train),
-            phases,
-            seed=seed,
-            batch_size=batch_size,
-            folder=checkpoints.folder / name,
-            resume=True,
-            state_mib=checkpoints.state_mib,
-            deadline=checkpoints.deadline,
-            evaluate=after_epoch,
-            **settings,
-        )
-    for row in trained.metrics:
-        if "note" in row:
-            checkpoints.note(row["note"])
-    return trained
-
-
-def share(right: Callable, images: data.Dataset, block: int = 500) -> float:
-    """The share of test images for which `right(x, y)` holds, in blocks."""
-    x, y = images.x_test, images.y_test
-    parts = [np.asarray(right(x[i : i + block], y[i : i + block])) for i in range(0, len(x), block)]
-    return float(np.concatenate(parts).mean())
 
 
 def cost(config: Config) -> Cost:

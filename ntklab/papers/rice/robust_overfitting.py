@@ -10,7 +10,8 @@ import numpy as np
 from ntklab import attacks, data, training
 from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult, describe
-from ntklab.papers.loo.toy import PRODUCTS, run
+from ntklab.papers._networks import train
+from ntklab.papers.loo.toy import PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
     for arm in ARMS:
         evaluate = evaluation(config, images, seed, arm)
         steps = [phase(config, arm)]
-        trained = run(arm, steps, images, config.batch_size, seed, checkpoints, evaluate)
+        trained = train(arm, steps, images, config.batch_size, seed, checkpoints, evaluate)
         rows = [row for row in trained.metrics if "test" in row]
         table = {name: np.array([row[name] for row in rows]) for name in ("epoch", *SPLITS)}
         values |= {f"{arm}_{name}": v for name, v in summary(table, config.last).items()}

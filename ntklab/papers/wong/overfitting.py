@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ntklab import attacks, data, training
 from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult, describe
-from ntklab.papers.loo.toy import PRODUCTS, Images, run, share
+from ntklab.papers._networks import share, train
+from ntklab.papers.loo.toy import PRODUCTS, Images
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _one_budget(
 
     for arm, strategy in strategies(eps, config.train_steps).items():
         name, phases = f"{arm}-{eps}", _phases(config, strategy)
-        trained = run(name, phases, images, config.batch_size, seed, checkpoints, evaluate)
+        trained = train(name, phases, images, config.batch_size, seed, checkpoints, evaluate)
         network = trained.logits_fn()
         clean = share(lambda a, b, f=network: f(a).argmax(1) == b, images)
         single = share(lambda a, b, f=network: ~one(f, a, b).success, images)

@@ -1,5 +1,6 @@
 """Strict arithmetic and checked shapes for every test."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -17,6 +18,18 @@ def strict_arithmetic():
     """No silent promotion of dtypes or ranks inside ntklab."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_code_freed():
+    """What one file compiled is freed before the next one.
+
+    Each compiled function holds some memory maps, of which Linux gives a process 65,530. Beyond
+    them the compiler dies of a segmentation fault.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

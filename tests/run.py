@@ -17,7 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "_build" / "test-results"
 PYTHON = sys.executable
-WORKERS = f"--numprocesses={min(os.cpu_count() or 1, 4)}"
+# A worker that crashes fails the step; replaced by another, it can leave xdist waiting for ever.
+WORKERS = [f"--numprocesses={min(os.cpu_count() or 1, 4)}", "--max-worker-restart=0"]
 STEPS = {
     "style": [
         [PYTHON, "-m", "ruff", "check", "."],
@@ -26,8 +27,8 @@ STEPS = {
     "notebooks": [[PYTHON, "book/_tools/notebooks.py", "--check"]],
     "examples": ["pytest", "ntklab", "--doctest-modules"],
     # A file stays with one worker, so that what it compiled is compiled once.
-    "unit": ["pytest", "tests/unit", WORKERS, "--dist=loadfile"],
-    "chapters": ["pytest", "tests/chapters", WORKERS, "--dist=loadgroup"],
+    "unit": ["pytest", "tests/unit", *WORKERS, "--dist=loadfile"],
+    "chapters": ["pytest", "tests/chapters", *WORKERS, "--dist=loadgroup"],
     "site": ["pytest", "tests/site"],
 }
 

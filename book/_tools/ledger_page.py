@@ -210,8 +210,12 @@ def measured(v) -> nodes.container:
         speed = run.compute["flops_per_second"] / 1e9, run.compute["fraction_of_peak"]
         text += f" {speed[0]:.3g} GFLOP/s, {speed[1]:.0%} of a matrix product on the same device."
     text += "".join(f" Note: {note}." for note in run.compute.get("notes", ()))
-    box += nodes.paragraph(text=text)
-    box += nodes.literal_block(run.command, run.command, language="bash")
+    box += [
+        nodes.raw("", "<details><summary>Device, data and versions</summary>", format="html"),
+        nodes.paragraph(text=text),
+        nodes.raw("", "</details>", format="html"),
+        nodes.literal_block(run.command, run.command, language="bash"),
+    ]
     return box
 
 

@@ -9,6 +9,7 @@ Only the book imports this module. It needs Altair and pandas; images need nothi
 """
 
 from ntklab.charts.chapter_data import chapter_data as chapter_data
+from ntklab.charts.features import feature_plane as feature_plane
 from ntklab.charts.frames import sliding_lines as sliding_lines
 from ntklab.charts.images import Html as Html
 from ntklab.charts.images import heatmap_png as heatmap_png
@@ -25,6 +26,7 @@ from ntklab.charts.plane import overlay as overlay
 from ntklab.charts.plane import score_map as score_map
 from ntklab.charts.points import against as against
 from ntklab.charts.points import dumbbells as dumbbells
+from ntklab.charts.polar import polar_paths as polar_paths
 from ntklab.charts.robustness import robustness as robustness
 from ntklab.charts.slider import adversarial_slider as adversarial_slider
 from ntklab.charts.tables import ledger_table as ledger_table

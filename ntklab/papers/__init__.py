@@ -61,9 +61,21 @@ _MODULES = {
     "single-step-overfitting": "wong.overfitting",
     "single-step-overfitting-longer": "wong.overfitting:LONGER",
     "tk-errata": "tsilivis_kempe.errata",
+    "tk-gradient-clustering": "tsilivis_kempe.clustering",
+    "tk-gradient-clustering-cars": "tsilivis_kempe.clustering:CARS",
+    "tk-cifar-motion": "tsilivis_kempe.motion:CIFAR",
+    "tk-mnist-motion": "tsilivis_kempe.motion",
     "tk-mnist-training-free": "tsilivis_kempe.mnist",
     "tk-car-plane-training-free": "tsilivis_kempe.cars",
+    "tk-linearised-training": "tsilivis_kempe.linearised_training",
+    "tk-linearised-masking": "tsilivis_kempe.linearised_masking",
+    "tk-linearised-collapse": "tsilivis_kempe.linearised_collapse",
     "tk-transfer-two-layer": "tsilivis_kempe.transfer",
+    "tk-mnist-features": "tsilivis_kempe.feature_plane",
+    "tk-car-plane-features": "tsilivis_kempe.feature_plane:CAR_PLANE",
+    "tk-feature-selection": "tsilivis_kempe.feature_selection",
+    "tk-feature-toy": "tsilivis_kempe.feature_toy:TOY",
+    "tk-features-10000": "tsilivis_kempe.feature_toy:LARGE",
 }
 
 

@@ -21,5 +21,6 @@ from ntklab.predictors.linear_model import LinearModel as LinearModel
 from ntklab.predictors.linear_model import linear_logits as linear_logits
 from ntklab.predictors.linearised import FittedLinearisedNetwork as FittedLinearisedNetwork
 from ntklab.predictors.linearised import LinearisedNetwork as LinearisedNetwork
+from ntklab.predictors.stored import fit_stored as fit_stored
 from ntklab.predictors.svm import FittedKernelSVM as FittedKernelSVM
 from ntklab.predictors.svm import KernelSVM as KernelSVM

@@ -49,13 +49,11 @@ def untimed(values: dict) -> dict:
 
 def need_data(name: str) -> None:
     """Skip, with the reason, where the images of an experiment cannot be had."""
-    others = {
-        "tk-car-plane-training-free": "cifar10",
-        "robust-overfitting": "fashion_mnist",
-        "robust-overfitting-few": "fashion_mnist",
-        "loo-cifar-fixed-kernel": "cifar10",
-    }
-    sets = {"tk-errata": None, **others}.get(name, "mnist")
+    sets = "cifar10" if "car" in name or "cifar" in name else "mnist"
+    others = {"tk-errata": None, "tk-feature-selection": "cifar10"} | dict.fromkeys(
+        ("robust-overfitting", "robust-overfitting-few"), "fashion_mnist"
+    )
+    sets = others.get(name, sets)
     if sets and not data.found()[sets]:
         pytest.skip(f"{sets} is not on this machine")
 

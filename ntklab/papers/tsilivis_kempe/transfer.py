@@ -90,7 +90,7 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
         keep("ntk", steps, lambda machine=machine: _attack_kernel(config, machine, images, key))
     for number, arm in enumerate(config.arms):
         start = jax.random.fold_in(key, number)
-        for steps, network in _trained(config, arm, images, start, checkpoints):
+        for steps, network in trained(config, arm, images, start, checkpoints):
             pair = network, machines[steps]
             keep(arm.name, steps, lambda pair=pair: _attack(config, *pair, images, key))
     return SeedResult(values, {}, (describe(images, seed),))
@@ -144,7 +144,7 @@ def _kernel_steps(gram, alpha, targets, rate, steps):
     return jax.lax.fori_loop(0, steps, step, alpha)
 
 
-def _trained(config: Config, arm: Arm, images, key, checkpoints: Checkpoints):
+def trained(config: Config, arm: Arm, images, key, checkpoints: Checkpoints):
     """Yield `(steps, (w, w_0, a))` at every wanted step, from checkpoints where there are any."""
     x, (targets, _) = images.x_train, images.one_hot()
     w_0, a = two_layer.initialise(key, arm.width, x[0].size, targets.shape[1], arm.weight_std)

@@ -71,6 +71,19 @@ def test_another_matrix_in_the_folder_is_refused(tmp_path):
             fit_stored(regression, x, Y, tmp_path)
 
 
+def test_a_lost_file_is_made_again_and_a_damaged_one_is_refused(tmp_path):
+    first = fit_stored(EIGH, X, Y, tmp_path)
+    (tmp_path / "eigenvectors.npy").unlink()
+    again = fit_stored(EIGH, X, Y, tmp_path)
+    np.testing.assert_allclose(again.coefficients(), first.coefficients(), rtol=1e-10)
+    for name in ("eigenvectors.npy", "spectrum.json"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:40])
+        with pytest.raises(ValueError, match="is damaged: delete the folder"):
+            fit_stored(EIGH, X, Y, tmp_path)
+        (tmp_path / name).write_bytes(whole)
+
+
 def test_only_the_eigendecomposition_is_stored(tmp_path):
     with pytest.raises(ValueError, match='got solver="lanczos": use "eigh"'):
         fit_stored(KernelRegression(TwoLayerNTK(), solver="lanczos"), X, Y, tmp_path)

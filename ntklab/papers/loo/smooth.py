@@ -24,8 +24,12 @@ class Config(two.Setting):
 
 def network(activation: str | float) -> nets.ToyCNN:
     """The toy CNN with an activation of the config."""
-    smooth = activation if isinstance(activation, str) else nets.Softplus(activation)
-    return nets.ToyCNN(activation=smooth)
+    return nets.ToyCNN(activation=activation_of(activation))
+
+
+def activation_of(activation: str | float) -> Any:
+    """What a network takes: a name, or a softplus of this sharpness."""
+    return activation if isinstance(activation, str) else nets.Softplus(activation)
 
 
 def name_of(activation: str | float) -> str:

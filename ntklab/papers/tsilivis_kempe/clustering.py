@@ -97,7 +97,7 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
         values.update({f"{name}_{what}_{steps}": float(v) for what, v in found.items()})
 
     for steps, machine in machines.items():
-        keep("ntk", steps, lambda f=machine: _attack_kernel(config, f, images, key))
+        keep("ntk", steps, lambda f=machine: transfer.attack_kernel(config, f, images, key))
     for arm in config.arms:
         for steps, networks in _trained(config, arm, images, key, checkpoints).items():
             pair = networks, machines[steps]
@@ -261,14 +261,6 @@ def _moved(attack, f, x, y, key) -> Array:
     """The attacked images, in blocks."""
     rows = [slice(i, i + _BLOCK) for i in range(0, len(x), _BLOCK)]
     return jnp.concatenate([attack(f, x[r], y[r], key).x_adv for r in rows])
-
-
-def _attack_kernel(config: Config, machine, images, key) -> dict[str, float]:
-    x, y = images.x_test, images.y_test
-    clean = np.asarray(attacks.correct(machine(x), y))
-    x_adv = _moved(training_free.multiclass_cross_entropy(config.eps), machine, x, y, key)
-    right = np.asarray(attacks.correct(machine(x_adv), y))
-    return {"clean": np.mean(clean), "own": np.mean(clean & right)}
 
 
 def cost(config: Config) -> Cost:

@@ -7,10 +7,10 @@ the same end.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ntklab import nets
 from ntklab.papers._cost import Cost
 from ntklab.papers._experiment import Checkpoints, Experiment, SeedResult, describe
 from ntklab.papers.loo import second_phase as two
+from ntklab.papers.loo.smooth import activation_of, name_of
 from ntklab.papers.tsilivis_kempe import linearised_training as linear
 from ntklab.papers.tsilivis_kempe import networks
 from ntklab.papers.tsilivis_kempe.linearised_training import Judging
@@ -83,16 +83,6 @@ def source(config: Config, name: str) -> Any:
     if name == "gate":
         return two.SoftGatePGD(s.eps, s.train_steps, **settings, beta=config.beta)
     return networks.strategy(s, "pgd")
-
-
-def name_of(activation: str | float) -> str:
-    """`gelu`, `softplus_10`."""
-    return activation if isinstance(activation, str) else f"softplus_{activation:g}"
-
-
-def activation_of(activation: str | float) -> Any:
-    """What a network takes: a name, or a softplus of this sharpness."""
-    return activation if isinstance(activation, str) else nets.Softplus(activation)
 
 
 def _left(config: Config) -> int:

@@ -89,11 +89,11 @@ def phase(
     )
 
 
-def test_attack(setting: Setting, steps: int | None = None) -> Any:
-    """PGD against a trained network, of `test_steps` steps where None."""
+def test_attack(setting: Setting) -> Any:
+    """PGD against a trained network."""
     s = setting
-    steps = s.test_steps if steps is None else steps
-    return attacks.pgd(s.eps, steps=steps, step_size=s.step_size, random_start=s.random_start)
+    settings = {"step_size": s.step_size, "random_start": s.random_start}
+    return attacks.pgd(s.eps, steps=s.test_steps, **settings)
 
 
 def products(setting: Setting) -> float:

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,7 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
         values.update({f"{name}_{what}_{steps}": float(v) for what, v in found.items()})
 
     for steps, machine in machines.items():
-        keep("ntk", steps, lambda machine=machine: _attack_kernel(config, machine, images, key))
+        keep("ntk", steps, lambda machine=machine: attack_kernel(config, machine, images, key))
     for number, arm in enumerate(config.arms):
         start = jax.random.fold_in(key, number)
         for steps, network in trained(config, arm, images, start, checkpoints):
@@ -168,7 +169,8 @@ def trained(config: Config, arm: Arm, images, key, checkpoints: Checkpoints):
             yield stop, (w, w_0, a)
 
 
-def _attack_kernel(config: Config, machine, images, key) -> dict[str, float]:
+def attack_kernel(config: Any, machine, images, key) -> dict[str, float]:
+    """Accuracy of the kernel machine itself: `clean`, and under its `own` equation-8 step."""
     attack = training_free.multiclass_cross_entropy(config.eps)
     x, y = images.x_test, images.y_test
     return {

@@ -67,6 +67,7 @@ _MODULES = {
     "tk-mnist-motion": "tsilivis_kempe.motion",
     "tk-mnist-training-free": "tsilivis_kempe.mnist",
     "tk-car-plane-training-free": "tsilivis_kempe.cars",
+    "tk-kernel-machines": "tsilivis_kempe.machines",
     "tk-linearised-training": "tsilivis_kempe.linearised_training",
     "tk-linearised-masking": "tsilivis_kempe.linearised_masking",
     "tk-linearised-collapse": "tsilivis_kempe.linearised_collapse",

@@ -5,6 +5,7 @@ One module an experiment:
 - `errata`: the equations of the supplement's sections B.1 and B.2, checked by brute force;
 - `mnist`: training-free attacks on the two-layer kernel machine, MNIST;
 - `cars`: the same on cars and planes, the setting of the authors' notebook;
+- `machines`: restarts and searches without gradients on the kernel machines of both tasks;
 - `linearised_training`, `linearised_masking`, `linearised_collapse`: adversarial training of the
   tangent, section E.1, and what attacks without gradients leave of it;
 - `transfer`: the examples of the kernel on finite two-layer networks, section C;

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ntklab import attacks, data, kernels, predictors
+from ntklab._common import progress
 from ntklab.attacks import training_free
 from ntklab.papers import _cost
 from ntklab.papers._cost import Cost
@@ -82,7 +83,7 @@ def measure(config: Config, seed: int, checkpoints: Checkpoints) -> SeedResult:
     values, described = {}, []
     for task in ("mnist", "cars"):
         images = _load(config, task, seed)
-        for name in config.machines:
+        for name in progress(config.machines, f"machines on {task}"):
             found = checkpoints.kept(
                 f"{task} {name}",
                 lambda n=name, t=task, i=images: _one(config, t, n, i, jax.random.key(seed)),

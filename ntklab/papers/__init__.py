@@ -76,6 +76,7 @@ _MODULES = {
     "tk-car-plane-features": "tsilivis_kempe.feature_plane:CAR_PLANE",
     "tk-feature-selection": "tsilivis_kempe.feature_selection",
     "tk-feature-toy": "tsilivis_kempe.feature_toy:TOY",
+    "tk-feature-draws": "tsilivis_kempe.feature_draws",
     "tk-features-10000": "tsilivis_kempe.feature_toy:LARGE",
 }
 

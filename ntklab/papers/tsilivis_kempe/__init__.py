@@ -10,8 +10,8 @@ One module an experiment:
   tangent, section E.1, and what attacks without gradients leave of it;
 - `transfer`: the examples of the kernel on finite two-layer networks, section C;
 - `clustering`: loss gradients of networks of several seeds beside the kernel's, section C;
-- `features`, `feature_plane`, `feature_selection`, `feature_toy`: features of the kernel, section 4
-  and supplement A and D: the plane, the selection, the trials and 10,000 images;
+- `features`, `feature_plane`, `feature_selection`, `feature_toy`, `feature_draws`: features of the
+  kernel, section 4 and supplement A and D: the plane, the selection, the trials and 10,000 images;
 - `networks`: the convolutional networks of section 5;
 - `motion`, `kernel_paths`: where their tangent kernels go, section 5 and supplement E.
 """

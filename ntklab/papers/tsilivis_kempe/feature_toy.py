@@ -68,12 +68,13 @@ def measure_toy(config: ToyConfig, seed: int, checkpoints: Checkpoints) -> SeedR
     }
     values = {}
     for prefix, draw in draws.items():
-        found = checkpoints.kept(f"{prefix}draw", lambda d=draw: _toy(config, *d))
+        found = checkpoints.kept(f"{prefix}draw", lambda d=draw: measured(config, *d))
         values |= {prefix + name: float(v) for name, v in found.items()}
     return SeedResult(values, {}, (describe(balanced, seed), describe(whole, seed)))
 
 
-def _toy(config: ToyConfig, x, y, x_test, y_test) -> dict[str, float]:
+def measured(config: ToyConfig, x, y, x_test, y_test) -> dict[str, float]:
+    """What the trial has, on these images: the values of `measure_toy`, without a prefix."""
     targets = jnp.eye(10, dtype=x.dtype)[y]
     regression = predictors.KernelRegression(kernels.TwoLayerNTK(), solver="eigh")
     fitted = regression.fit(x, targets)

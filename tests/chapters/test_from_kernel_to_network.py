@@ -15,7 +15,7 @@ SMALL = {
     "queries": 20, "n_draws": 60,
 }  # fmt: skip
 #: The search on live networks, and what needs no statement.
-LIVE = ("few = slice", "def recorded", "several = recorded", "trial = {", "step_of = attacks")
+LIVE = ("few = slice", "def recorded", "cars = recorded", "trial = {", "step_of = attacks")
 pytestmark = pytest.mark.skipif(
     not os.environ.get("NTKLAB_DATA"), reason="NTKLAB_DATA names no folder with the data sets."
 )

@@ -50,6 +50,7 @@ _MODULES = {
     "loo-toy-fixed-kernel": "loo.fixed_kernel",
     "loo-toy-fixed-kernel-linear": "loo.fixed_kernel:LINEAR",
     "loo-toy-kernel-evolution": "loo.evolution",
+    "loo-toy-long-phase": "loo.long_phase",
     "loo-toy-masking": "loo.masking",
     "loo-toy-masking-robust-kernel": "loo.masking:ROBUST_KERNEL",
     "loo-toy-smooth-control": "loo.smooth",

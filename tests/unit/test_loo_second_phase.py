@@ -162,6 +162,7 @@ def test_smooth_networks_have_the_activation_that_they_are_named_after():
 
 def test_the_same_attacks_and_sizes_stand_behind_every_comparison():
     book = {n: EXPERIMENTS[n].presets["book"] for n in EXPERIMENTS if n.startswith("loo-toy")}
+    del book["loo-toy-long-phase"]  # few images, many steps: it is compared with itself only
     searched = [c for c in book.values() if isinstance(c, two.Setting)]
     assert len(searched) == 6
     for config in searched:

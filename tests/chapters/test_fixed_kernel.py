@@ -106,7 +106,7 @@ def test_the_exercise_with_equal_targets_is_right(chapter):
     k11, k12, k22 = 1.37, 1.65, 2.25
     first, second = (k22 - k12) / 0.36, (k11 - k12) / 0.36
     da, dw, db = 0.1 * first + 0.5 * second, 0.6 * first + second, first + second
-    assert f"= ({first:.3f}, {second:.3f})$" in chapter.text
+    assert f"$({first:.3f}, {second:.3f})$" in chapter.text
     assert f"= ({da:.3f}, {dw:.3f}, {db:.3f})$" in chapter.text
     assert abs(da + dw) < 1e-9 and abs(dw / 2 + db - 1) < 1e-9
 

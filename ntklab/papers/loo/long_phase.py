@@ -67,7 +67,16 @@ class GradientStep(training.PGD):
 
 
 def moved(f: Any, x: Any, y: Any, gamma: float) -> jax.Array:
-    """Where the weak adversary takes each image."""
+    r"""Where the weak adversary takes a batch, $x + \gamma \nabla_x \ell(f(x), y)$ clipped to [0, 1].
+
+    Args:
+      f: scores `(b, k)` of a batch.
+      x: images `(b, ...)` in [0, 1].
+      y: class indices `(b,)`.
+      gamma: length of the step over that of the gradient of half the squared error.
+
+    Source: the weak adversary of the chapter on fixed kernels, after Fu & Wang (2024).
+    """
     slope = jax.grad(lambda z: LOSS_FUNCTIONS[LOSS](f(z), y).sum())(x)
     return jax.lax.stop_gradient(jnp.clip(x + gamma * slope, 0.0, 1.0))
 
@@ -168,7 +177,7 @@ EXPERIMENT = Experiment(
     name="loo-toy-long-phase",
     help="thousands of steps on a fixed kernel, without, with a weak and with a strong adversary",
     presets={
-        "quick": Config(**two.QUICK, batch_size=50, n_few=20, moments=(1, 3), gate_steps=2),
+        "quick": Config(**two.QUICK, n_few=20, moments=(1, 3), gate_steps=2),
         "book": Config(),
     },
     measure=measure,

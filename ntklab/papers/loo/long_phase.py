@@ -67,7 +67,7 @@ class GradientStep(training.PGD):
 
 
 def moved(f: Any, x: Any, y: Any, gamma: float) -> jax.Array:
-    r"""Where the weak adversary takes a batch, $x + \gamma \nabla_x \ell(f(x), y)$ clipped to [0, 1].
+    r"""Where the weak adversary takes a batch: $x + \gamma \nabla_x \ell(f(x), y)$, in [0, 1].
 
     Args:
       f: scores `(b, k)` of a batch.
